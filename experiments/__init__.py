@@ -1,0 +1,1 @@
+"""Command line, recipes, the toy teacher and the benchmarks."""

@@ -1,0 +1,1 @@
+"""Latency predictors: measuring, calibrating and predicting latency per device."""

@@ -1,0 +1,1 @@
+"""The search itself: teacher, distillation, fidelity, sweep, front, picks, export."""

@@ -1,0 +1,1 @@
+"""Search spaces: decisions, candidates, surgery and exact costs."""
