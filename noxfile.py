@@ -26,16 +26,21 @@ QUIET = {
 }
 
 
+def pinned(package: str) -> str:
+    """Return the package's line of constraints.txt, as `torch==2.13.0`."""
+    lines = (HERE / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith(f"{package}=="))
+
+
 def install(session: nox.Session, extras: str = "") -> None:
     """Install the project with pinned dependencies, once for each state of pyproject.toml and constraints.txt."""
     state = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + (HERE / "constraints.txt").read_bytes()).hexdigest()
-    stamp = Path(session.virtualenv.location) / f"installed{extras.strip('[]') and '-' + extras.strip('[]')}.sha256"
+    stamp = Path(session.virtualenv.location) / f"installed{extras}.sha256"
     if stamp.exists() and stamp.read_text() == state:
         return
     # torch by its exact version and by itself first: a looser request may fetch gigabytes of CUDA libraries.
-    torch = next(line for line in (HERE / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-    session.install("-c", "constraints.txt", torch)
-    session.install("-c", "constraints.txt", torch, "-e", f".{extras}")
+    session.install("-c", "constraints.txt", pinned("torch"))
+    session.install("-c", "constraints.txt", pinned("torch"), "-e", f".{extras}")
     stamp.write_text(state)
 
 
@@ -60,8 +65,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_location=".nox/lint")
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff."""
-    ruff = next(line for line in (HERE / "constraints.txt").read_text().splitlines() if line.startswith("ruff=="))
-    session.install(ruff)
+    session.install(pinned("ruff"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
 
