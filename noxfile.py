@@ -1,0 +1,93 @@
+"""The project's chores, each in an environment that nox makes: `python -m nox -s quickstart`, `... -s tests`."""
+
+import hashlib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["tests", "lint", "typecheck"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+HERE = Path(__file__).resolve().parent
+RECIPE = "experiments/recipes/quickstart.yaml"
+RUN = "runs/quickstart"
+# One environment for every session that needs torch: it is the slow and big part of an installation.
+SHARED = ".nox/nanosd"
+# One OpenMP thread a process: the loop runs one worker a core, and more threads than cores are several times slower.
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def pinned(package: str) -> str:
+    """Return the package's line of constraints.txt, as `torch==2.13.0`."""
+    lines = (HERE / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith(f"{package}=="))
+
+
+def install(session: nox.Session, extras: str = "") -> None:
+    """Install the project with pinned dependencies, once for each state of pyproject.toml and constraints.txt."""
+    state = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + (HERE / "constraints.txt").read_bytes()).hexdigest()
+    stamp = Path(session.virtualenv.location) / f"installed{extras}.sha256"
+    if stamp.exists() and stamp.read_text() == state:
+        return
+    # torch by its exact version and by itself first: a looser request may fetch gigabytes of CUDA libraries.
+    session.install("-c", "constraints.txt", pinned("torch"))
+    session.install("-c", "constraints.txt", pinned("torch"), "-e", f".{extras}")
+    stamp.write_text(state)
+
+
+@nox.session(venv_location=SHARED)
+def quickstart(session: nox.Session) -> None:
+    """Run the whole loop on the toy teacher; arguments after `--` go to `nanosd search`."""
+    install(session)
+    session.run("nanosd", "search", "--config", RECIPE, "--run", RUN, *session.posargs, env=QUIET)
+    report = HERE / RUN / "report.html"
+    if report.exists():
+        session.log(f"open {report.relative_to(HERE)} in a browser")
+
+
+@nox.session(venv_location=SHARED)
+def tests(session: nox.Session) -> None:
+    """Run pytest without the slow tests; arguments after `--` go to pytest (`-- -m ''` runs all)."""
+    install(session, "[dev]")
+    args = session.posargs or ["-m", "not slow"]
+    session.run("python", "-m", "pytest", *args, env=QUIET)
+
+
+@nox.session(venv_location=".nox/lint")
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    session.install(pinned("ruff"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(venv_location=SHARED)
+def typecheck(session: nox.Session) -> None:
+    """Check types with mypy."""
+    install(session, "[dev]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(venv_location=SHARED)
+def bench(session: nox.Session) -> None:
+    """Print what the quickstart measured; run it first if it has not finished."""
+    install(session)
+    if not (HERE / RUN / "report.html").exists():
+        session.run("nanosd", "search", "--config", RECIPE, "--run", RUN, env=QUIET)
+    session.run("python", "-m", "experiments.bench.first_light", *session.posargs, env=QUIET)
+
+
+@nox.session(venv_location=SHARED)
+def docs(session: nox.Session) -> None:
+    """Check links, commands and the recipe reference in the documents; `-- --write` renews the reference."""
+    install(session)
+    session.run("python", "docs/check.py", *session.posargs, env=QUIET)
