@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("nanosd")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
@@ -51,15 +54,48 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     import safetensors.torch
 
     # Serialised in memory: save_file reports a full disk as a SafetensorError without errno.
-    data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata or {}))
+    data = safetensors.torch.save(
+        {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata or {})
+    )
     write_bytes(path, data)
     return data
 
 
-def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file held in memory; ValueError where it is no such file."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise ValueError("no safetensors header")
-    header = json.loads(data[8 : 8 + length])
-    return dict(header.get("__metadata__", {}))
+def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, torch.Tensor]] | None:
+    """Metadata and tensors of a safetensors file whose metadata has this `key`; None where there is none.
+
+    For files that only save time: a damaged one is moved to `*.corrupt` with one warning, and None.
+
+    Raises:
+        UserError: the file exists and cannot be read.
+    """
+    import safetensors.torch
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; make it readable or delete it") from error
+    try:
+        length = int.from_bytes(data[:8], "little")
+        metadata = dict(json.loads(data[8 : 8 + length])["__metadata__"])
+        tensors = safetensors.torch.load(data)
+    except (ValueError, KeyError, safetensors.SafetensorError):
+        aside = path.with_name(path.name + ".corrupt")
+        os.replace(path, aside)
+        log.warning("%s is damaged; moved to %s, its work is done again", path, aside.name)
+        return None
+    return (metadata, tensors) if metadata.get("key") == key else None
+
+
+def ensure_writable(folder: Path) -> None:
+    """Create `folder` and try to write in it, so that long work does not end at a closed door.
+
+    Raises:
+        UserError: it cannot be created or written.
+    """
+    probe = Path(folder) / f".probe.{os.getpid()}"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)

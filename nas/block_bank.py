@@ -46,9 +46,7 @@ class BlockBank:
             recipe: JSON-able training settings.
             context: what the stage's inputs are, where that depends on other stages (`deep=none`).
         """
-        text = json.dumps(
-            [FORMAT_VERSION, stage, option, teacher_key, data_key, dict(recipe), context], sort_keys=True
-        )
+        text = json.dumps([FORMAT_VERSION, stage, option, teacher_key, data_key, dict(recipe), context], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def weights_path(self, key: str) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from nas.atomic import ensure_writable
 from nas.distill import checkpoint
 from nas.distill.blocks import BatchSource, OnProgress, loss_summary, relative_loss
 from nas.distill.settings import AlignSettings
@@ -96,6 +97,8 @@ def align_many(
             curves[name] = saved.tensors[f"loss {name}"]
             saved.restore(name, student, optimizer if start < settings.steps else None)
     del saved
+    if start < settings.steps:
+        ensure_writable(Path(work_dir))
     source = batches(start)
     for step in range(start, settings.steps):
         batch = next(source)
@@ -131,14 +134,12 @@ def _key(teacher: Teacher, students: Mapping[str, nn.Module], settings: AlignSet
     return json.dumps([teacher.key, data_key, settings.recipe(), digests], sort_keys=True)
 
 
-def _backward(
-    student: nn.Module, output: Tensor, target: Tensor, curve: Tensor, step: int, clip: float
-) -> str | None:
+def _backward(student: nn.Module, output: Tensor, target: Tensor, curve: Tensor, step: int, clip: float) -> str | None:
     """Gradients of one student; the reason to stop it where loss or gradient is not finite."""
     loss = relative_loss([output], [target], [target.var().clamp_min(1e-12)])
-    curve[step] = loss.detach()
-    if not torch.isfinite(loss):
-        return f"loss is {float(loss)} at step {step + 1}"
+    curve[step] = value = loss.detach()
+    if not torch.isfinite(value):
+        return f"loss is {float(value)} at step {step + 1}"
     loss.backward()
     norm = nn.utils.clip_grad_norm_(student.parameters(), clip, foreach=True)
     if not torch.isfinite(norm):

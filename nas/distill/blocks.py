@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from nas.atomic import write_json
+from nas.atomic import ensure_writable, write_json
 from nas.block_bank import BlockBank, CorruptBlockError
 from nas.distill import checkpoint
 from nas.distill.settings import DistillSettings
@@ -120,6 +120,9 @@ def distill_blocks(
             results[block] = found
     trainer = _Trainer(teacher, space, batches, settings, bank, Path(work_dir), data_key)
     groups = trainer.groups(missing)
+    if groups:
+        ensure_writable(bank.folder)
+        ensure_writable(Path(work_dir))
     for number, group in enumerate(groups):
 
         def report(done: int, note: str, number: int = number) -> None:
@@ -253,7 +256,9 @@ class _Trainer:
         stopped: dict[Block, str] = {}
         start = 0
         saved = checkpoint.load(self.path, self.run_key)
-        if saved and all(names[b] in saved.info["keys"] and self.key(b) == saved.info["keys"][names[b]] for b in blocks):
+        if saved and all(
+            names[b] in saved.info["keys"] and self.key(b) == saved.info["keys"][names[b]] for b in blocks
+        ):
             start = saved.step
             for b in blocks:
                 saved.restore(names[b], modules[b], optimizer)
@@ -268,7 +273,9 @@ class _Trainer:
                 "stopped": {names[b]: reason for b, reason in stopped.items()},
             }
             extra = {f"loss {names[b]}": curve for b, curve in curves.items()}
-            checkpoint.save(self.path, self.run_key, step, {names[b]: modules[b] for b in blocks}, optimizer, info, extra)
+            checkpoint.save(
+                self.path, self.run_key, step, {names[b]: modules[b] for b in blocks}, optimizer, info, extra
+            )
 
         network = assemble(self.teacher.unet, teacher_candidate(self.teacher.unet), copy=False)
         source = self.batches(start)
@@ -276,7 +283,9 @@ class _Trainer:
             if len(stopped) == len(blocks):
                 break
             record = self._teacher_pass(network, next(source))
-            checkpoint.set_learning_rate(optimizer, settings.learning_rate, step, settings.steps, settings.warm_up_steps)
+            checkpoint.set_learning_rate(
+                optimizer, settings.learning_rate, step, settings.steps, settings.warm_up_steps
+            )
             self._backward(record, modules, stopped, curves, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -307,7 +316,7 @@ class _Trainer:
         for stage in dict.fromkeys(block[0] for block in modules):
             inputs, targets = teacher_targets(record, stage, stage_context(self.space, stage))
             variances = [t.var().clamp_min(1e-12) for t in targets]
-            kwargs = _upsampled_size(stage, inputs[0], targets[0])
+            kwargs = upsampled_size(stage, inputs[0], targets[0])
             for block in (b for b in modules if b[0] == stage and b not in stopped):
                 loss = relative_loss(modules[block](*inputs, **kwargs), targets, variances)
                 curves[block][step] = value = loss.detach()
@@ -341,8 +350,8 @@ class _Trainer:
         return result
 
 
-def _upsampled_size(stage: str, h: Tensor, target: Tensor) -> dict[str, Any]:
-    # Only where the next stage's size is not exactly double does an upsampler need to be told.
+def upsampled_size(stage: str, h: Tensor, target: Tensor) -> dict[str, Any]:
+    """Keyword arguments of a decoder stage whose output is not exactly as large as h or double that."""
     size = (int(target.shape[-2]), int(target.shape[-1]))
     if stage == DEEP or stage[0] == "E" or size in (tuple(h.shape[-2:]), (2 * h.shape[-2], 2 * h.shape[-1])):
         return {}

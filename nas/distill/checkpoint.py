@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-from nas.atomic import read_metadata, write_tensors
-
-log = logging.getLogger("nanosd")
-FORMAT_VERSION = "1"
+from nas.atomic import read_tensors, write_tensors
 
 
 def make_optimizer(modules: Iterable[nn.Module], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -90,7 +83,7 @@ def save(
             tensors[prefix + "value"] = parameter.detach()
             for part, value in (optimizer.state.get(parameter, {}) if optimizer is not None else {}).items():
                 tensors[prefix + part] = value
-    header = {"format_version": FORMAT_VERSION, "key": key, "step": str(step), "info": json.dumps(dict(info), allow_nan=False)}
+    header = {"key": key, "step": str(step), "info": json.dumps(dict(info), allow_nan=False)}
     write_tensors(Path(path), {name: tensor.cpu() for name, tensor in tensors.items()}, header)
 
 
@@ -99,18 +92,8 @@ def load(path: Path, key: str) -> Checkpoint | None:
 
     A damaged file is moved to `*.corrupt` with one warning: a checkpoint only saves time.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    found = read_tensors(path, key)
+    if found is None:
         return None
-    try:
-        header = read_metadata(data)
-        if header["format_version"] != FORMAT_VERSION or header["key"] != key:
-            return None
-        return Checkpoint(int(header["step"]), json.loads(header["info"]), safetensors.torch.load(data))
-    except (ValueError, KeyError, safetensors.SafetensorError):
-        aside = path.with_name(path.name + ".corrupt")
-        os.replace(path, aside)
-        log.warning("checkpoint %s is damaged; moved to %s, that training starts again", path, aside.name)
-        return None
+    header, tensors = found
+    return Checkpoint(int(header["step"]), json.loads(header["info"]), tensors)

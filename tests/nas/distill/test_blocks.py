@@ -14,10 +14,11 @@ from nas.distill.blocks import (
     stage_context,
     surrogate_blocks,
     teacher_targets,
+    upsampled_size,
 )
 from nas.distill.settings import DistillSettings
 from search_spaces.errors import UserError
-from search_spaces.space import load_space
+from search_spaces.space import SearchSpace, load_space
 from search_spaces.surgery import assemble, build_stage, teacher_candidate
 
 SETTINGS = DistillSettings(steps=6, batch_size=4, checkpoint_every=2, learning_rate=1e-3)
@@ -66,16 +67,19 @@ def test_context_matters_only_where_deep_is_always_dropped(teacher):
     assert ("deep", "none") not in surrogate_blocks(teacher.unet, bk)
 
 
-def test_targets_are_what_the_teachers_own_stages_give(teacher, batches):
+@pytest.mark.parametrize("size", [8, 10])  # 10 is halved to 5 and 3: upsamplers must be told their size
+def test_targets_are_what_the_teachers_own_stages_give(teacher, batches, size):
     network = assemble(teacher.unet, teacher_candidate(teacher.unet), copy=False)
     batch, record = next(batches(0)), {}
+    latents = torch.randn(4, 4, size, size)
     with torch.no_grad():
-        network(batch.latents, batch.timesteps, batch.context, record=record)
+        network(latents, batch.timesteps, batch.context, record=record)
         for stage in network.stages:
             inputs, targets = teacher_targets(record, stage, "")
             own = build_stage(teacher.unet, stage, teacher_candidate(teacher.unet).options[stage])
-            assert all(torch.equal(a, b) for a, b in zip(own(*inputs), targets, strict=True))
-            assert float(relative_loss(own(*inputs), targets, [t.var() for t in targets])) == 0.0
+            outputs = own(*inputs, **upsampled_size(stage, inputs[0], targets[0]))
+            assert all(torch.equal(a, b) for a, b in zip(outputs, targets, strict=True))
+            assert float(relative_loss(outputs, targets, [t.var() for t in targets])) == 0.0
     inputs, targets = teacher_targets(record, "D3", "deep=none")
     assert torch.equal(inputs[0], record["E3"].outputs[-1]) and torch.equal(targets[0], record["D3"].outputs[0])
 
@@ -88,15 +92,15 @@ def test_relative_loss_is_one_for_the_mean():
 
 def test_blocks_learn_and_go_into_the_bank(tmp_path, teacher, space, batches):
     notes = []
-    settings = SETTINGS.model_copy(update={"steps": 30})
+    settings = SETTINGS.model_copy(update={"steps": 16})
     results, bank = run(teacher, space, batches, tmp_path, settings, on_progress=lambda *a: notes.append(a))
     assert list(results) == surrogate_blocks(teacher.unet, space) and len(results) == 6
     for result in results.values():
-        assert (result.status, result.num_steps, len(result.losses)) == ("trained", 30, 30)
+        assert (result.status, result.num_steps, len(result.losses)) == ("trained", 16, 16)
         assert result.last_loss < result.first_loss
         assert bank.has(result.key)
-    assert [done for done, _, _ in notes] == list(range(1, 31)) and {total for _, total, _ in notes} == {30}
-    assert batches.steps == list(range(30))  # one batch, one teacher pass a step for all blocks
+    assert [done for done, _, _ in notes] == list(range(1, 17)) and {total for _, total, _ in notes} == {16}
+    assert batches.steps == list(range(16))  # one batch, one teacher pass a step for all blocks
     assert not (tmp_path / "work" / "distill.safetensors").exists()
 
 
@@ -114,7 +118,7 @@ def test_trained_like_a_plain_loop_over_one_block(tmp_path, teacher, space, batc
         (target,) = record["D2"].outputs
         loss = (block(*record["D2"].inputs)[0] - target).pow(2).mean() / target.var()
         if step == 0:
-            assert float(loss) == pytest.approx(results["D2", "RR"].first_loss, rel=1e-6)
+            assert loss.item() == pytest.approx(results["D2", "RR"].first_loss, rel=1e-6)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(block.parameters(), 1.0)
@@ -158,7 +162,7 @@ def test_killed_between_two_puts_trains_nothing_again(tmp_path, teacher, space, 
 
 
 def test_a_second_call_finds_everything_and_trains_nothing(tmp_path, teacher, space, batches, finished):
-    results, bank = run(teacher, space, batches, tmp_path)
+    results, _ = run(teacher, space, batches, tmp_path)
     assert batches.steps == [] and {result.status for result in results.values()} == {"bank"}
     assert [r.model_copy(update={"status": "trained"}) for r in results.values()] == list(finished[0].values())
     # Another recipe, teacher or data finds nothing.
@@ -169,6 +173,16 @@ def test_a_second_call_finds_everything_and_trains_nothing(tmp_path, teacher, sp
     # What only bounds the cost is in no key.
     run(teacher, space, batches, tmp_path, SETTINGS.model_copy(update={"checkpoint_every": 5, "max_parallel": 2}))
     assert batches.steps == [0, 0]
+
+
+def test_deep_options_are_trained_and_then_d3_keeps_the_teachers_input(tmp_path, teacher, batches):
+    own = teacher_candidate(teacher.unet).options
+    options = {stage: (word,) for stage, word in own.items()} | {"deep": (own["deep"], "R.x.RR", "none")}
+    deep = SearchSpace(name="deep", options=options)
+    results, bank = run(teacher, deep, batches, tmp_path, SETTINGS.model_copy(update={"steps": 8}))
+    assert list(results) == [("deep", "R.x.RR")]
+    result = results["deep", "R.x.RR"]
+    assert result.last_loss < result.first_loss and bank.has(result.key)
 
 
 def test_groups_of_two_give_the_same_weights(tmp_path, teacher, space, batches, finished):
@@ -240,7 +254,7 @@ def test_a_damaged_checkpoint_only_costs_time(tmp_path, teacher, space, batches,
     path.write_bytes(path.read_bytes()[:1000])
     batches.steps.clear()
     _, bank = run(teacher, space, batches, tmp_path / "cut")
-    assert batches.steps == list(range(6)) and "starts again" in caplog.text
+    assert batches.steps == list(range(6)) and "is damaged" in caplog.text
     assert weights(bank) == weights(finished[1])
 
 
