@@ -1,0 +1,81 @@
+"""A candidate: one option per stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from search_spaces.errors import UserError
+
+_SEPARATOR = "-"
+
+
+class Candidate(BaseModel):
+    """One option name per stage, in the order in which data flows through the U-Net.
+
+    Two candidates are equal when their options are; :attr:`id` is the canonical text of that, fit for
+    file names, and does not depend on any search space.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    options: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """The option names joined by ``-``, such as ``RARA-RA-R-none-RARA-RR-R@3``."""
+        return _SEPARATOR.join(self.options.values())
+
+    @classmethod
+    def from_id(cls, text: str, stages: tuple[str, ...] = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")) -> Self:
+        """Read an :attr:`id` back.
+
+        Args:
+            text: the id.
+            stages: stage names in order; the default are those of SD 1.x and 2.x.
+
+        Raises:
+            UserError: another number of options than stages.
+        """
+        names = text.strip().split(_SEPARATOR)
+        if len(names) != len(stages) or not all(names):
+            raise UserError(
+                f"candidate {text!r} has {len(names)} options; legal is one per stage {_SEPARATOR.join(stages)}, "
+                "such as RARA-RA-R-none-RARA-RR-R"
+            )
+        return cls(options=dict(zip(stages, names, strict=True)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read the JSON of :meth:`to_json`.
+
+        Raises:
+            UserError: not JSON, or not a mapping of stage to option name under ``options``.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"candidate is not JSON: {error}; write {{'options': {{'E1': 'RA', ...}}}}") from None
+        options = data.get("options") if isinstance(data, Mapping) else None
+        if not isinstance(options, Mapping) or not all(isinstance(v, str) for v in options.values()):
+            raise UserError("candidate JSON must be an object with 'options' mapping each stage to an option name")
+        return cls(options=dict(options))
+
+    def to_json(self) -> str:
+        """One JSON line."""
+        return json.dumps({"options": self.options})
+
+    def replace(self, stage: str, option: str) -> Candidate:
+        """The same candidate with another option in one stage."""
+        if stage not in self.options:
+            raise UserError(f"unknown stage {stage!r}; this candidate has {', '.join(self.options)}")
+        return Candidate(options={**self.options, stage: option})
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.options.items()))
+
+    def __str__(self) -> str:
+        return self.id

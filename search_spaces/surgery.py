@@ -1,0 +1,235 @@
+"""Network surgery: from a teacher's U-Net and a candidate's words to modules with inherited weights.
+
+Everything is read off the teacher itself (its blocks and channel counts), on any device including
+``meta``, so the same code serves SD 1.x, SD 2.x, their compressed relatives and the toy teacher.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+
+from search_spaces.candidate import Candidate
+from search_spaces.errors import UserError
+from search_spaces.options import (
+    ABSENT,
+    DEEP,
+    NONE,
+    DeepWord,
+    Side,
+    Word,
+    decoder_word,
+    deep_word,
+    encoder_word,
+    side_of,
+)
+from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet
+
+_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
+_UP = ("UpBlock2D", "CrossAttnUpBlock2D")
+_MID = ("UNetMidBlock2DCrossAttn",)
+
+
+def check_supported(unet: UNet2DConditionModel) -> None:
+    """Raise unless the U-Net is one that can be cut into stages.
+
+    Raises:
+        UserError: fewer than two levels, block types other than SD's, another number of layers per
+            block on the way up than one more than on the way down, or extra conditioning.
+    """
+    config = unet.config
+    for key, legal in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+        for block in config[key]:
+            if block not in legal:
+                raise UserError(f"unsupported teacher: {key} has {block!r}; legal are {', '.join(legal)}")
+    if len(config.down_block_types) < 2:
+        raise UserError("unsupported teacher: a U-Net with one level has no stages to search; it needs two or more")
+    if config.mid_block_type not in (*_MID, None):
+        raise UserError(f"unsupported teacher: mid_block_type {config.mid_block_type!r}; legal are {_MID[0]!r} and null")
+    extras = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_embedding_act_fn")
+    for key in extras:
+        if config.get(key) is not None:
+            raise UserError(f"unsupported teacher: {key} is {config[key]!r}; only U-Nets without it can be cut")
+    if config.center_input_sample or config.norm_num_groups is None:
+        raise UserError("unsupported teacher: centred input or missing output norm; only plain SD U-Nets can be cut")
+
+
+def num_levels(unet: UNet2DConditionModel) -> int:
+    """Kept encoder stages: all levels but the deepest, which belongs to ``deep``."""
+    return len(unet.down_blocks) - 1
+
+
+def stage_names(unet: UNet2DConditionModel) -> tuple[str, ...]:
+    """Stages in the order of the data: ``E1 E2 E3 deep D3 D2 D1`` for SD 1.5."""
+    levels = range(1, num_levels(unet) + 1)
+    return (*(f"E{i}" for i in levels), DEEP, *(f"D{i}" for i in reversed(levels)))
+
+
+def _block_word(block: nn.Module) -> str:
+    return ("RA" if getattr(block, "has_cross_attention", False) else "R") * len(block.resnets)
+
+
+def teacher_word(unet: UNet2DConditionModel, stage: str) -> str:
+    """The teacher's own option of a stage, such as ``RARA`` or, for ``deep``, ``RR.RAR.RRR``."""
+    side, level = side_of(stage), num_levels(unet)
+    if stage not in stage_names(unet):
+        raise UserError(f"stage {stage!r} does not exist in this teacher; legal are {', '.join(stage_names(unet))}")
+    if side is Side.ENCODER:
+        return _block_word(unet.down_blocks[int(stage[1:]) - 1])
+    if side is Side.DECODER:
+        return _block_word(unet.up_blocks[level + 1 - int(stage[1:])])
+    mid = ABSENT if unet.mid_block is None else "R" + "AR" * len(unet.mid_block.attentions)
+    return f"{_block_word(unet.down_blocks[level])}.{mid}.{_block_word(unet.up_blocks[0])}"
+
+
+def teacher_candidate(unet: UNet2DConditionModel) -> Candidate:
+    """The candidate that is the teacher itself, ``deep`` kept."""
+    return Candidate(options={stage: teacher_word(unet, stage) for stage in stage_names(unet)})
+
+
+def parse_option(unet: UNet2DConditionModel, stage: str, name: str) -> Word | DeepWord:
+    """Parse an option name of a stage against this teacher.
+
+    Raises:
+        UserError: an option that the teacher's stage cannot give.
+    """
+    own = teacher_word(unet, stage)
+    side = side_of(stage)
+    if side is Side.DEEP:
+        return deep_word(name, own)
+    return encoder_word(stage, name, own) if side is Side.ENCODER else decoder_word(stage, name, own)
+
+
+def build_stage(unet: UNet2DConditionModel, stage: str, name: str, copy: bool = True) -> nn.Module:
+    """One stage of the staged U-Net in the given option, with the teacher's weights where layers remain.
+
+    Args:
+        unet: the teacher's U-Net, on any device including ``meta``.
+        stage: ``E1`` ... ``D1`` or ``deep``.
+        name: option name.
+        copy: deep copies of the teacher's modules; ``False`` shares them (for inference only).
+
+    Raises:
+        UserError: unknown stage or option, or an option whose channels do not fit together.
+    """
+    word = parse_option(unet, stage, name)
+    level = num_levels(unet)
+    if isinstance(word, DeepWord):
+        module: nn.Module = _deep(unet, word)
+    elif side_of(stage) is Side.ENCODER:
+        number = int(stage[1:])
+        module = _encoder(unet.down_blocks[number - 1], word, with_downsampler=number < level)
+    else:
+        number = int(stage[1:])
+        module = _decoder(unet, level + 1 - number, word, stage)
+    # Shared modules keep the teacher's mode: eval() here would reach into a teacher that is training.
+    return copying.deepcopy(module) if copy else module
+
+
+def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
+    resnets = list(block.resnets[: len(word.layers)])
+    attentions = [block.attentions[i] if layer.attention else None for i, layer in enumerate(word.layers)]
+    downsampler = block.downsamplers[0] if with_downsampler else None
+    return EncoderStage(resnets, attentions, downsampler, num_skips=len(block.resnets))
+
+
+def _skip_channels(unet: UNet2DConditionModel, up_index: int) -> list[int]:
+    """Channels of the skips entering an up block, in the order in which its layers read them."""
+    channels = list(unet.config.block_out_channels)
+    level = len(channels) - 1 - up_index
+    num_own = len(unet.up_blocks[up_index].resnets) - 1
+    return [channels[level]] * num_own + [channels[max(level - 1, 0)]]
+
+
+def _decoder(unet: UNet2DConditionModel, up_index: int, word: Word, where: str) -> DecoderStage:
+    block = unet.up_blocks[up_index]
+    skip_channels = _skip_channels(unet, up_index)
+    h_channels = block.resnets[0].in_channels - skip_channels[0]
+    out_channels = block.resnets[0].out_channels
+    resnets: list[nn.Module] = []
+    attentions: list[nn.Module | None] = []
+    skips: list[int] = []
+    for layer in word.layers:
+        assert layer.skip is not None
+        wanted = h_channels + skip_channels[layer.skip]
+        # The layer that reads this skip in the teacher comes first; where its input does not fit (a
+        # single layer must take the wide input of the first), the earliest fitting layer is inherited.
+        order = [layer.skip, *range(len(block.resnets))]
+        index = next((i for i in order if block.resnets[i].in_channels == wanted), None)
+        if index is None:
+            raise UserError(
+                f"{where}: {word.text!r} has no teacher layer with {wanted} input channels "
+                f"(legal: {', '.join(str(r.in_channels) for r in block.resnets)}); let it read other skips"
+            )
+        resnets.append(block.resnets[index])
+        attentions.append(block.attentions[index] if layer.attention else None)
+        skips.append(layer.skip)
+        h_channels = out_channels
+    upsampler = block.upsamplers[0] if block.upsamplers is not None else None
+    return DecoderStage(resnets, attentions, upsampler, tuple(skips))
+
+
+def _deep(unet: UNet2DConditionModel, word: DeepWord) -> nn.Module:
+    level = num_levels(unet)
+    if not word.kept:
+        last, first = unet.config.block_out_channels[level - 1], unet.config.block_out_channels[level]
+        if last != first:
+            raise UserError(
+                f"{DEEP}: {NONE!r} changes the interface of this teacher, whose decoder expects {first} channels "
+                f"where the encoder gives {last}; keep {teacher_word(unet, DEEP)!r}"
+            )
+        return DroppedStage()
+    assert word.encoder is not None and word.decoder is not None
+    return DeepStage(
+        unet.down_blocks[level - 1].downsamplers[0],
+        _encoder(unet.down_blocks[level], word.encoder, with_downsampler=False),
+        unet.mid_block if word.mid else None,
+        _decoder(unet, 0, word.decoder, DEEP),
+    )
+
+
+def assemble(
+    unet: UNet2DConditionModel,
+    candidate: Candidate,
+    stages: Mapping[tuple[str, str], nn.Module] | None = None,
+    copy: bool = True,
+) -> StagedUNet:
+    """A candidate's U-Net.
+
+    Args:
+        unet: the teacher's U-Net; its head (input, time embedding, output) is shared, not copied.
+        candidate: one option per stage.
+        stages: trained modules by (stage, option name); used as they are. Others are inherited.
+        copy: whether inherited stages are deep copies of the teacher's; ``False`` for inference only.
+
+    Raises:
+        UserError: a teacher that cannot be cut, or options that it does not have.
+    """
+    check_supported(unet)
+    check_candidate(unet, candidate)
+    given = stages or {}
+    modules = {
+        stage: given[stage, name] if (stage, name) in given else build_stage(unet, stage, name, copy)
+        for stage, name in candidate.options.items()
+    }
+    return StagedUNet.from_parts(unet, candidate, modules).train(unet.training)
+
+
+def check_candidate(unet: UNet2DConditionModel, candidate: Candidate) -> None:
+    """Raise unless the candidate has exactly this teacher's stages, each with a canonical option.
+
+    Raises:
+        UserError: missing, extra or misordered stages; an unknown option; a name that is not canonical.
+    """
+    if tuple(candidate.options) != stage_names(unet):
+        raise UserError(
+            f"candidate has stages {' '.join(candidate.options)}; this teacher's are {' '.join(stage_names(unet))}"
+        )
+    for stage, name in candidate.options.items():
+        canonical = parse_option(unet, stage, name).text
+        if canonical != name:
+            raise UserError(f"{stage}: option {name!r} is written {canonical!r}; use that name")
