@@ -74,7 +74,10 @@ def closest(key: str, model: type[BaseModel]) -> str:
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Turn a validation error into one line a problem: dotted key, value given, what is legal, what to do."""
     fields, lines = dict(walk(model)), []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if any(other["loc"][: len(problem["loc"])] == problem["loc"] for other in problems if other is not problem):
+            continue  # a list found too short only because its elements were refused
         path = [str(part) for part in problem["loc"]]
         key, given = ".".join(path), problem["input"]
         if problem["type"] == "extra_forbidden":

@@ -13,7 +13,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_LOG_TO_DRIVER": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Hugging Face: no bars, no advice, no telemetry.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
