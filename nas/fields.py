@@ -23,7 +23,7 @@ def _bounds(metadata: list[Any]) -> str:
     signs = [(sign, getattr(item, name, None)) for item in metadata for name, sign in _SIGNS.items()]
     words = [f"{sign} {limit}" for sign, limit in signs if limit is not None]
     words += [f"that matches {item.pattern}" for item in metadata if getattr(item, "pattern", None)]
-    words += [f"of at least {item.min_length} characters" for item in metadata if getattr(item, "min_length", None)]
+    words += ["that is not empty" for item in metadata if getattr(item, "min_length", None) == 1]
     words += [f"of at most {item.max_length} characters" for item in metadata if getattr(item, "max_length", None)]
     return " and ".join(words)
 
