@@ -114,11 +114,31 @@ def test_a_budget_rule_without_a_budget(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--max-latency-ms" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, resumable(Path("runs/x")):
+@pytest.mark.parametrize("started", [True, False])
+def test_ctrl_c_says_how_to_go_on(started: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = typer.Typer()
+    if started:
+        (tmp_path / "config.yaml").touch()
+
+    @other.command()
+    def work() -> None:
+        with resumable(tmp_path):
+            raise KeyboardInterrupt
+
+    assert run_app(other, []) == 130
+    words = f"stopped; `nanosd resume {tmp_path}` goes on from here" if started else "stopped before the run began"
+    assert capsys.readouterr().err == f"nanosd: {words}\n"
+
+
+def test_ctrl_c_in_a_verb_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    other = typer.Typer()
+
+    @other.command()
+    def work() -> None:
         raise KeyboardInterrupt
-    assert caught.value.exit_code == 130
-    assert capsys.readouterr().err == "nanosd: stopped; `nanosd resume runs/x` goes on from here\n"
+
+    assert run_app(other, []) == 130
+    assert capsys.readouterr().err.startswith("nanosd: stopped; the same command")
 
 
 def test_a_disk_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
