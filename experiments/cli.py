@@ -289,11 +289,8 @@ def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
 
     space, settings = load_space(recipe.space), recipe.calibration
     return {
-        "measures": {
-            "stage options": sum(len(space.options[stage]) for stage in space.stages),
-            "whole U-Nets to fit": settings.num_fit,
-            "whole U-Nets to check": settings.num_check,
-        },
+        "stage_options": sum(len(space.options[stage]) for stage in space.stages),
+        "whole_unets": settings.num_fit + settings.num_check,
         "about_seconds": settings.max_seconds,
         "writes": out,
     }

@@ -190,6 +190,6 @@ def test_every_field_is_described() -> None:
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "config.yaml"
     target.mkdir()  # nothing can be renamed onto a folder
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="cannot write"):
         save_recipe(Recipe(), target)
     assert list(tmp_path.iterdir()) == [target]
