@@ -14,7 +14,7 @@ import typer
 
 from experiments.cli import app, find_run
 from experiments.exits import resumable, run_app
-from experiments.output import number, plain, print_json, print_rows
+from experiments.output import flatten, number, plain, print_json, print_rows
 from search_spaces.errors import UserError
 
 VERBS = ["search", "resume", "status", "pareto", "pick", "export", "calibrate", "predict", "teacher"]
@@ -193,6 +193,11 @@ def test_a_table_in_a_pipe_keeps_every_figure(capsys: pytest.CaptureFixture[str]
     assert "left" not in printed
 
 
+def test_mappings_inside_lists_get_lines_of_their_own() -> None:
+    state = {"phases": {"a": 1}, "failures": [{"candidate": "R", "reason": "NaN"}], "none": []}
+    assert flatten(state) == {"phases.a": 1, "failures.0.candidate": "R", "failures.0.reason": "NaN", "none": []}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -202,6 +207,7 @@ def test_a_table_in_a_pipe_keeps_every_figure(capsys: pytest.CaptureFixture[str]
         (999_999, "999999"),
         (-2.5e6, "-2.5 M"),
         ([1, 2.0], "1, 2"),
+        ([], "-"),
         ("R", "R"),
     ],
 )
