@@ -1,0 +1,54 @@
+"""How the command line ends: exit codes, and one line in place of a traceback for what the user can mend."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from experiments.output import say
+from search_spaces.errors import UserError
+
+# Errors of the machine, not of the program, and what to do about each.
+_MACHINE = {
+    errno.ENOSPC: "free some space, then resume: what is finished is kept",
+    errno.EDQUOT: "free some space, then resume: what is finished is kept",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give a folder that can be written",
+    errno.EPERM: "give a folder that can be written",
+}
+
+
+@contextmanager
+def resumable(run_dir: Path) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says how to go on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; `nanosd resume {run_dir}` goes on from here")
+        raise typer.Exit(130) from None
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 0, 2 for what the user must mend, 130 for Ctrl-C."""
+    try:
+        code = app(list(arguments), prog_name="nanosd", standalone_mode=False)
+    except UserError as error:
+        for line in str(error).splitlines():
+            say(line)
+        return 2
+    except typer.TyperException as error:  # an unknown verb or option, a missing argument
+        say(f"{error.format_message().rstrip('.')}; see nanosd --help")
+        return 2
+    except BrokenPipeError:  # `nanosd pareto RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        say(f"{error.filename or 'disk'}: {error.strerror}; {_MACHINE[error.errno]}")
+        return 2
+    return code if isinstance(code, int) else 0
