@@ -30,7 +30,9 @@ def cached_latents(teacher: Teacher, recipe: Recipe, path: Path) -> LatentDatase
     found = read_tensors(path, key)
     if found is not None:
         metadata, tensors = found
-        return LatentDataset(tensors["latents"], json.loads(metadata["captions"]), tuple(json.loads(metadata["skipped"])))
+        return LatentDataset(
+            tensors["latents"], json.loads(metadata["captions"]), tuple(json.loads(metadata["skipped"]))
+        )
     if recipe.data.source == "folder":
         assert recipe.data.folder is not None, "a recipe with data.source folder has a folder"
         dataset = folder_latents(teacher, recipe.data.folder, recipe.data.num_images, recipe.seed)

@@ -90,7 +90,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             save_recipe(recipe, self.config)
         except OSError as error:
-            raise UserError(f"run {self.path}: cannot be written ({error.strerror}); choose a folder with --run") from None
+            raise UserError(
+                f"run {self.path}: cannot be written ({error.strerror}); choose a folder with --run"
+            ) from None
         self.check_writable()
 
     def check_writable(self) -> None:
@@ -143,7 +145,9 @@ class RunDirectory:
                 f"or look with: nanosd status {self.path}"
             ) from None
         except OSError as error:
-            raise UserError(f"run {self.path}: cannot be locked ({error.strerror}); choose a folder with --run") from None
+            raise UserError(
+                f"run {self.path}: cannot be locked ({error.strerror}); choose a folder with --run"
+            ) from None
         try:
             yield
         finally:

@@ -75,7 +75,9 @@ def finish(run: RunContext, candidates: Mapping[str, str], work_dir: Path, progr
         for name, result in results.items():
             before, after = run.evaluator.evaluate(students[name]), run.evaluator.evaluate(result.student)
             better = after.latent_error < before.latent_error
-            finished[name] = Finished(result.student if better else students[name], before, after if better else before, better)
+            finished[name] = Finished(
+                result.student if better else students[name], before, after if better else before, better
+            )
     return finished
 
 

@@ -151,9 +151,7 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
     from nas.search.store import export_tables
     from nas.search.sweep import run_sweep
 
-    settings = SweepSettings(
-        seed=run.recipe.seed, recipe_hash=run.recipe_hash, **run.recipe.search.model_dump()
-    )
+    settings = SweepSettings(seed=run.recipe.seed, recipe_hash=run.recipe_hash, **run.recipe.search.model_dump())
     with progress.phase("search", settings.num_candidates) as phase:
         first = True
 

@@ -32,7 +32,11 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     per_pass = _seconds_per_sample(run)
     fidelity, distill, finalize = recipe.fidelity, recipe.distill, recipe.finalize
     guided = 1 if fidelity.guidance == 1 else 2
-    evaluation = per_pass * _STUDENT_PER_PASS * (fidelity.num_samples * fidelity.ddim_steps * guided + fidelity.num_noise_samples)
+    evaluation = (
+        per_pass
+        * _STUDENT_PER_PASS
+        * (fidelity.num_samples * fidelity.ddim_steps * guided + fidelity.num_noise_samples)
+    )
     num_options = sum(len(names) for names in run.space.options.values())
     seconds = {
         "calibrate": 0.0 if recipe.calibration.profile else recipe.calibration.max_seconds,
@@ -75,9 +79,7 @@ def _seconds_per_sample(run: RunContext, batch: int = 8) -> float:
     teacher = run.teacher
     batch = 1 if run.costs.teacher.num_params > 10**8 else batch
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(
-        batch, teacher.latent_channels, teacher.latent_size, teacher.latent_size, generator=generator
-    )
+    sample = torch.randn(batch, teacher.latent_channels, teacher.latent_size, teacher.latent_size, generator=generator)
     context = teacher.encode_prompts([""] * batch)
     times = []
     with torch.no_grad():

@@ -103,7 +103,9 @@ def export(run_dir: Path | str, which: str, out_dir: Path | str, formats: Sequen
     variants = variant_names(picks)
     chosen = picks[which].candidate if which in picks else variants.get(which, which)
     if which not in picks and which not in variants and "-" not in which:
-        raise UserError(f"no pick {which!r} in {run_dir}; legal are {', '.join(picks) or 'none yet'}, or a candidate id")
+        raise UserError(
+            f"no pick {which!r} in {run_dir}; legal are {', '.join(picks) or 'none yet'}, or a candidate id"
+        )
     candidate = Candidate.from_id(chosen, run.space.stages)
     run.space.encode(candidate)
     with run.directory.lock():
