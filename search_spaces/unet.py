@@ -149,6 +149,13 @@ class DroppedStage(nn.Module):
         return (h,)
 
 
+def _in_order(options: Mapping[str, str]) -> dict[str, str]:
+    """Options in the order of the data: diffusers sorts the keys of a saved configuration by name."""
+    levels = range(1, len(options) // 2 + 1)
+    stages = (*(f"E{i}" for i in levels), "deep", *(f"D{i}" for i in reversed(levels)))
+    return {stage: options[stage] for stage in stages}
+
+
 class StagedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """A candidate's U-Net: the teacher's head (input, time embedding, output) and one module per stage.
 
@@ -176,7 +183,8 @@ class StagedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         from search_spaces.surgery import build_stage
 
         unet = UNet2DConditionModel.from_config(teacher_config)
-        self._install(unet, {stage: build_stage(unet, stage, name, copy=False) for stage, name in options.items()})
+        words = _in_order(options)
+        self._install(unet, {stage: build_stage(unet, stage, name, copy=False) for stage, name in words.items()})
 
     @classmethod
     def from_parts(cls, unet: UNet, candidate: Candidate, stages: Mapping[str, nn.Module]) -> StagedUNet:
@@ -204,7 +212,7 @@ class StagedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def candidate(self) -> Candidate:
         """The candidate that this network implements."""
         config: Any = self.config
-        return Candidate(options=dict(config.options))
+        return Candidate(options=_in_order(config.options))
 
     def embed_time(self, sample: Tensor, timestep: Tensor | float | int) -> Tensor:
         """Time embedding (B, D) for one timestep or one per sample."""
