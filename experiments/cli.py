@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments.exits import resumable, run_app
-from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, say
+from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,28 +63,28 @@ def search(
     extra = [f"{key}={value}" for key, value in budgets.items() if value is not None]
     recipe = _recipe(config, [*(set_ or []), *extra], teacher, name)
     run_dir = run or Path("runs") / recipe.name
-    progress = _prepare()
-    from nas import run as loop
-
-    if dry_run:
-        plan = loop.plan(recipe, run_dir)
-        print_json(plan) if json else print_mapping(plan)
-        return
     with resumable(run_dir):
+        progress = _prepare()
+        from nas import run as loop
+
+        if dry_run:
+            plan = loop.plan(recipe, run_dir)
+            print_json(plan) if json else print_mapping(plan)
+            return
         loop.search(recipe, run_dir, address, progress)
-    _closing(run_dir, json)
+        _closing(run_dir, json)
 
 
 @app.command()
 def resume(run: Run, address: Address = None, json: Json = False) -> None:
     """Go on with a run that was stopped or killed; nothing finished is done twice."""
     run_dir = find_run(run)
-    progress = _prepare()
-    from nas import run as loop
-
     with resumable(run_dir):
+        progress = _prepare()
+        from nas import run as loop
+
         loop.resume(run_dir, address, progress)
-    _closing(run_dir, json)
+        _closing(run_dir, json)
 
 
 @app.command()
@@ -149,8 +149,7 @@ def export(
     _prepare()
     from nas import run as loop
 
-    with resumable(run_dir):
-        written = loop.export(run_dir, which, out, tuple(each.value for each in format_ or Format))
+    written = loop.export(run_dir, which, out, tuple(each.value for each in format_ or Format))
     print_json(written) if json else print_mapping(written)
 
 
@@ -172,11 +171,7 @@ def calibrate(
         return
     from nas import run as loop
 
-    try:
-        profile = loop.calibrate(recipe, out, progress)
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on, what was measured is kept")
-        raise typer.Exit(130) from None
+    profile = loop.calibrate(recipe, out, progress)
     summary = profile.model_dump(mode="json", exclude={"options", "validation"})
     print_json(summary) if json else print_mapping(summary)
 
@@ -294,11 +289,8 @@ def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
 
     space, settings = load_space(recipe.space), recipe.calibration
     return {
-        "measures": {
-            "stage options": sum(len(space.options[stage]) for stage in space.stages),
-            "whole U-Nets to fit": settings.num_fit,
-            "whole U-Nets to check": settings.num_check,
-        },
+        "stage_options": sum(len(space.options[stage]) for stage in space.stages),
+        "whole_unets": settings.num_fit + settings.num_check,
         "about_seconds": settings.max_seconds,
         "writes": out,
     }

@@ -12,6 +12,7 @@ import typer
 from experiments.output import say
 from search_spaces.errors import UserError
 
+_INTERRUPTED = 130
 # Errors of the machine, not of the program, and what to do about each.
 _MACHINE = {
     errno.ENOSPC: "free some space, then resume: what is finished is kept",
@@ -22,20 +23,29 @@ _MACHINE = {
 }
 
 
+class _Stopped(Exception):
+    """Ctrl-C that the user has been told about."""
+
+
 @contextmanager
 def resumable(run_dir: Path) -> Iterator[None]:
     """Turn Ctrl-C into one line that says how to go on, and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped; `nanosd resume {run_dir}` goes on from here")
-        raise typer.Exit(130) from None
+        started = (run_dir / "config.yaml").exists()
+        say(f"stopped; `nanosd resume {run_dir}` goes on from here" if started else "stopped before the run began")
+        raise _Stopped from None
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0, 2 for what the user must mend, 130 for Ctrl-C."""
     try:
         code = app(list(arguments), prog_name="nanosd", standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C in a verb that has no run to go on with
+            say("stopped; the same command again goes on with what is kept")
+    except _Stopped:
+        return _INTERRUPTED
     except UserError as error:
         for line in str(error).splitlines():
             say(line)

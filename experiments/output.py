@@ -102,11 +102,13 @@ def read_closing(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level with dotted keys."""
+    """Return nested mappings, also those in lists, as one level with dotted keys."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping) and inner:
             flat.update(flatten(inner, f"{prefix}{key}."))
+        elif isinstance(inner, list) and inner and all(isinstance(each, Mapping) for each in inner):
+            flat.update(flatten({str(index): each for index, each in enumerate(inner)}, f"{prefix}{key}."))
         else:
             flat[prefix + key] = inner
     return flat
@@ -123,5 +125,5 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(number(inner) for inner in value)
+        return ", ".join(number(inner) for inner in value) or "-"
     return str(value)

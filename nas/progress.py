@@ -36,7 +36,7 @@ class Phase:
         return time.monotonic() - self._start
 
     def advance(self, n: int = 1, **counts: float | int | str) -> None:
-        """Count n more units as done and set named counts (failed, infeasible, front, hypervolume ...)."""
+        """Count n more units as done and set named counts (failed, infeasible, front ...); "" names a bare remark."""
         self.done += n
         self.counts.update(counts)
 
@@ -62,7 +62,7 @@ class Phase:
             when = f"{duration(self.seconds)} so far"
         else:
             when = f"{duration(self.remaining_s)} left"
-        counts = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in self.counts.items()]
+        counts = [f"{name.replace('_', ' ')} {_number(value)}".strip() for name, value in self.counts.items()]
         return "  ".join([f"{self.name:<10}", f"{amount:>9}", f"{when:>14}", ", ".join(counts)]).rstrip()
 
 

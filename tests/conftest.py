@@ -12,6 +12,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadlines, because machines are shared; the same examples each time in CI, so that a failure there can be repeated.
+settings.register_profile(
+    "project", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("project")
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -14,7 +14,7 @@ import typer
 
 from experiments.cli import app, find_run
 from experiments.exits import resumable, run_app
-from experiments.output import number, plain, print_json, print_rows
+from experiments.output import flatten, number, plain, print_json, print_rows
 from search_spaces.errors import UserError
 
 VERBS = ["search", "resume", "status", "pareto", "pick", "export", "calibrate", "predict", "teacher"]
@@ -114,11 +114,31 @@ def test_a_budget_rule_without_a_budget(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--max-latency-ms" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, resumable(Path("runs/x")):
+@pytest.mark.parametrize("started", [True, False])
+def test_ctrl_c_says_how_to_go_on(started: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = typer.Typer()
+    if started:
+        (tmp_path / "config.yaml").touch()
+
+    @other.command()
+    def work() -> None:
+        with resumable(tmp_path):
+            raise KeyboardInterrupt
+
+    assert run_app(other, []) == 130
+    words = f"stopped; `nanosd resume {tmp_path}` goes on from here" if started else "stopped before the run began"
+    assert capsys.readouterr().err == f"nanosd: {words}\n"
+
+
+def test_ctrl_c_in_a_verb_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    other = typer.Typer()
+
+    @other.command()
+    def work() -> None:
         raise KeyboardInterrupt
-    assert caught.value.exit_code == 130
-    assert capsys.readouterr().err == "nanosd: stopped; `nanosd resume runs/x` goes on from here\n"
+
+    assert run_app(other, []) == 130
+    assert capsys.readouterr().err.startswith("nanosd: stopped; the same command")
 
 
 def test_a_disk_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +193,11 @@ def test_a_table_in_a_pipe_keeps_every_figure(capsys: pytest.CaptureFixture[str]
     assert "left" not in printed
 
 
+def test_mappings_inside_lists_get_lines_of_their_own() -> None:
+    state = {"phases": {"a": 1}, "failures": [{"candidate": "R", "reason": "NaN"}], "none": []}
+    assert flatten(state) == {"phases.a": 1, "failures.0.candidate": "R", "failures.0.reason": "NaN", "none": []}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -182,6 +207,7 @@ def test_a_table_in_a_pipe_keeps_every_figure(capsys: pytest.CaptureFixture[str]
         (999_999, "999999"),
         (-2.5e6, "-2.5 M"),
         ([1, 2.0], "1, 2"),
+        ([], "-"),
         ("R", "R"),
     ],
 )

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 import pytest
@@ -15,18 +15,6 @@ from search_spaces.errors import UserError
 from search_spaces.surgery import assemble, teacher_candidate
 
 SETTINGS = FidelitySettings(num_samples=12, num_noise_samples=6, ddim_steps=3, guidance=2.0, batch_size=5, pool_grid=2)
-
-
-@dataclass
-class SmallData:
-    latents: torch.Tensor
-    captions: list[str]
-
-
-@pytest.fixture(scope="module")
-def data():
-    latents = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    return SmallData(latents, [f"photo {i % 3}" for i in range(8)])
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +144,6 @@ def test_non_finite_values_name_their_measure(teacher, evaluator):
 
 
 def test_a_teacher_that_is_broken_is_told(teacher, data):
-    import dataclasses
-
     broken = copy.deepcopy(teacher.unet)
     with torch.no_grad():
         broken.conv_out.bias.fill_(torch.nan)
