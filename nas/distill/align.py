@@ -21,6 +21,7 @@ from nas.atomic import ensure_writable
 from nas.distill import checkpoint
 from nas.distill.blocks import BatchSource, OnProgress, loss_summary, relative_loss
 from nas.distill.settings import AlignSettings
+from nas.sampling import add_noise, alphas_cumprod
 
 if TYPE_CHECKING:
     from nas.teacher import Teacher
@@ -100,10 +101,11 @@ def align_many(
     if start < settings.steps:
         ensure_writable(Path(work_dir))
     source = batches(start)
+    alphas = alphas_cumprod(teacher.scheduler.config)
     for step in range(start, settings.steps):
         batch = next(source)
         with torch.no_grad():
-            noisy = teacher.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+            noisy = add_noise(alphas, batch.latents, batch.noise, batch.timesteps)
             target = teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0]
         checkpoint.set_learning_rate(optimizer, settings.learning_rate, step, settings.steps, settings.warm_up_steps)
         for name, student in copies.items():

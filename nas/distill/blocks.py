@@ -22,6 +22,7 @@ from nas.atomic import ensure_writable, write_json
 from nas.block_bank import BlockBank, CorruptBlockError
 from nas.distill import checkpoint
 from nas.distill.settings import DistillSettings
+from nas.sampling import add_noise, alphas_cumprod
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, NONE
 from search_spaces.surgery import assemble, build_stage, teacher_candidate
@@ -233,6 +234,7 @@ class _Trainer:
     ) -> None:
         self.teacher, self.space, self.batches, self.settings, self.bank = teacher, space, batches, settings, bank
         self.data_key = data_key
+        self.alphas = alphas_cumprod(teacher.scheduler.config)
         self.path = work_dir / "distill.safetensors"
         self.run_key = BlockBank.key("", "", teacher.key, data_key, settings.recipe())
 
@@ -301,7 +303,7 @@ class _Trainer:
     def _teacher_pass(self, network: nn.Module, batch: Batch) -> dict[str, StageIO]:
         record: dict[str, StageIO] = {}
         with torch.no_grad():
-            noisy = self.teacher.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+            noisy = add_noise(self.alphas, batch.latents, batch.noise, batch.timesteps)
             network(noisy, batch.timesteps, batch.context, record=record)
         return record
 

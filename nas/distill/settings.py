@@ -32,12 +32,13 @@ class DistillSettings(BaseModel):
 class AlignSettings(BaseModel):
     """Output-level distillation of assembled students.
 
-    The low default learning rate is measured: 1e-3 makes candidates that are already close worse.
+    The low default learning rate is measured: 1e-3 makes candidates that are already close worse. 0 steps
+    leave the students as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(100, ge=1)
+    steps: int = Field(100, ge=0)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
     warm_up_steps: int = Field(5, ge=0)

@@ -34,7 +34,7 @@ from nas.fidelity.errors import FidelityError
 from nas.fidelity.features import pooled_latents
 from nas.fidelity.frechet import feature_distance
 from nas.fidelity.settings import FidelitySettings
-from nas.sampling import ddim_sample
+from nas.sampling import add_noise, alphas_cumprod, ddim_sample
 
 if TYPE_CHECKING:
     from nas.data import LatentDataset
@@ -80,9 +80,7 @@ class PairedEvaluator:
         cache: Path | None = None,
     ) -> None:
         self.teacher, self.settings, self.seed = teacher, settings, seed
-        content = hashlib.sha256(dataset.latents.contiguous().numpy().tobytes())
-        content.update(json.dumps(list(dataset.captions)).encode())
-        parts = [FORMAT_VERSION, teacher.key, content.hexdigest(), settings.model_dump(), seed]
+        parts = [FORMAT_VERSION, teacher.key, dataset.key, settings.model_dump(), seed]
         self.key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         self.prompts, self._prompt_index, data_index = self._choose_prompts(list(dataset.captions))
         found = read_tensors(cache, self.key) if cache is not None else None
@@ -160,15 +158,14 @@ class PairedEvaluator:
 
     def _teacher_side(self, data: Tensor) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed + 1)
-        settings, scheduler = self.settings, self.teacher.scheduler
-        shape, count = tuple(data.shape[1:]), settings.num_noise_samples
-        total = int(scheduler.config.num_train_timesteps)
+        settings, alphas = self.settings, alphas_cumprod(self.teacher.scheduler.config)
+        shape, count, total = tuple(data.shape[1:]), settings.num_noise_samples, len(alphas)
         # Every part of the schedule has its share of the samples, in an order that prompts do not follow.
         steps = ((torch.arange(count) + 0.5) * total / count).long()[torch.randperm(count, generator=generator)]
         added = torch.randn(count, *shape, generator=generator)
         fixed = {
             "timesteps": steps,
-            "noisy": scheduler.add_noise(data[:count], added, steps),
+            "noisy": add_noise(alphas, data[:count], added, steps),
             "noise": torch.randn(settings.num_samples, *shape, generator=generator),
             "contexts": self.teacher.encode_prompts(self.prompts).detach(),
             "null_context": self.teacher.encode_prompts([""]).detach(),

@@ -10,6 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from nas.data import Batch, LatentDataset
+from nas.data import batches as batches_of
 from search_spaces.space import SearchSpace
 
 
@@ -29,34 +31,18 @@ class SmallTeacher:
         return torch.stack([torch.randn(4, 32, generator=g) for g in rows])
 
 
-@dataclass(frozen=True)
-class SmallBatch:
-    latents: torch.Tensor
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    context: torch.Tensor
+class CountingBatches:
+    """The project's own batches, with a list of the steps that were drawn."""
 
-
-class SmallBatches:
-    """Callable batch source that counts what was drawn from it."""
-
-    def __init__(self, batch_size: int = 4) -> None:
-        self.batch_size = batch_size
+    def __init__(self, teacher: SmallTeacher, data: LatentDataset) -> None:
+        self.teacher, self.data = teacher, data
         self.steps: list[int] = []
 
-    def __call__(self, start_step: int) -> Iterator[SmallBatch]:
-        step = start_step
-        while True:
-            g = torch.Generator().manual_seed(step)
-            shape = (self.batch_size, 4, 8, 8)
+    def __call__(self, start_step: int) -> Iterator[Batch]:
+        source = batches_of(self.data, self.teacher, 4, 0, start_step)
+        for step, batch in enumerate(source, start_step):
             self.steps.append(step)
-            yield SmallBatch(
-                torch.randn(shape, generator=g),
-                torch.randn(shape, generator=g),
-                torch.randint(0, 1000, (self.batch_size,), generator=g),
-                torch.randn(self.batch_size, 4, 32, generator=g),
-            )
-            step += 1
+            yield batch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,9 +67,15 @@ def teacher() -> SmallTeacher:
     return SmallTeacher(unet.eval().requires_grad_(False), scheduler)
 
 
+@pytest.fixture(scope="session")
+def data() -> LatentDataset:
+    latents = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    return LatentDataset(latents, [f"photo {i % 3}" for i in range(8)])
+
+
 @pytest.fixture
-def batches() -> SmallBatches:
-    return SmallBatches()
+def batches(teacher: SmallTeacher, data: LatentDataset) -> CountingBatches:
+    return CountingBatches(teacher, data)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,13 @@ def test_resume_is_bit_identical_and_a_finished_run_is_not_repeated(tmp_path, te
     assert batches.steps == [0]
 
 
+def test_no_steps_leave_the_student_as_it_is(tmp_path, teacher, students, batches):
+    settings = SETTINGS.model_copy(update={"steps": 0})
+    result = align(teacher, students["large"], batches, settings, tmp_path, "data")
+    assert same(state(result.student), state(students["large"])) and batches.steps == []
+    assert (result.first_loss, result.num_steps, list(tmp_path.iterdir())) == (None, 0, [])
+
+
 def test_a_non_finite_student_keeps_its_weights_and_stops_alone(tmp_path, teacher, students, batches):
     broken = copy.deepcopy(students["small"])
     with torch.no_grad():

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,19 +14,7 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.surgery import assemble, teacher_candidate
 
-SETTINGS = FidelitySettings(num_samples=12, num_noise_samples=6, ddim_steps=3, guidance=2.0, batch_size=5, pool_grid=2)
-
-
-@dataclass
-class SmallData:
-    latents: torch.Tensor
-    captions: list[str]
-
-
-@pytest.fixture(scope="module")
-def data():
-    latents = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    return SmallData(latents, [f"photo {i % 3}" for i in range(8)])
+SETTINGS = FidelitySettings(num_samples=8, num_noise_samples=6, ddim_steps=2, guidance=2.0, batch_size=5, pool_grid=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +35,7 @@ def test_the_teacher_is_at_zero(teacher, evaluator):
     for unet in (teacher.unet, assemble(teacher.unet, teacher_candidate(teacher.unet))):
         found = evaluator.evaluate(unet)
         assert found.noise_error == 0.0 and found.latent_error == 0.0
-        assert found.tafid == pytest.approx(0.0, abs=1e-9) and found.num_samples == 12
+        assert found.tafid == pytest.approx(0.0, abs=1e-9) and found.num_samples == 8
     assert evaluator.tafid_floor > 0.01
 
 
@@ -55,7 +43,7 @@ def test_agrees_with_a_plain_loop_over_single_samples(teacher, data, evaluator, 
     """An independent implementation: DDIM written out from the alphas, one sample at a time."""
     found = evaluator.evaluate(student)
     alphas = teacher.scheduler.alphas_cumprod
-    steps = [int(t) for t in np.arange(3)[::-1] * (1000 // 3)]
+    steps = (500, 0)
     null = teacher.encode_prompts([""])
 
     def final(unet, z, context):
@@ -63,13 +51,13 @@ def test_agrees_with_a_plain_loop_over_single_samples(teacher, data, evaluator, 
             with torch.no_grad():
                 free, told = (unet(z, t, c, return_dict=False)[0] for c in (null, context))
             eps = free + 2.0 * (told - free)
-            before = alphas[t - 333] if t >= 333 else teacher.scheduler.final_alpha_cumprod
+            before = alphas[t - 500] if t >= 500 else teacher.scheduler.final_alpha_cumprod
             clean = (z - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
             z = before.sqrt() * clean + (1 - before).sqrt() * eps
         return z
 
     ours, theirs = [], []
-    for i in range(12):
+    for i in range(8):
         context = teacher.encode_prompts([evaluator.prompts[int(evaluator._prompt_index[i])]])
         ours.append(final(student, evaluator.noise[i : i + 1], context))
         theirs.append(final(teacher.unet, evaluator.noise[i : i + 1], context))
@@ -102,7 +90,7 @@ def test_repeatable_and_fixed_by_the_seed(teacher, data, evaluator, student):
 
 def test_errors_grow_with_damage(teacher, evaluator):
     """More noise in the weights, further from the teacher, in every measure."""
-    levels, found = (0.0, 0.02, 0.06, 0.2), []
+    levels, found = (0.0, 0.03, 0.2), []
     for level in levels:
         damaged, generator = copy.deepcopy(teacher.unet), torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -156,8 +144,6 @@ def test_non_finite_values_name_their_measure(teacher, evaluator):
 
 
 def test_a_teacher_that_is_broken_is_told(teacher, data):
-    import dataclasses
-
     broken = copy.deepcopy(teacher.unet)
     with torch.no_grad():
         broken.conv_out.bias.fill_(torch.nan)

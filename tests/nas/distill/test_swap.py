@@ -1,6 +1,5 @@
 import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +20,8 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def evaluator(teacher):
-    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    return PairedEvaluator(teacher, SimpleNamespace(latents=latents, captions=["a", "b", "c", "d"]), SETTINGS)
+def evaluator(teacher, data):
+    return PairedEvaluator(teacher, data, SETTINGS)
 
 
 @pytest.fixture(scope="module")
