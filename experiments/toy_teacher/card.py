@@ -100,8 +100,8 @@ def _release(release: dict[str, Any] | None) -> str:
 Reconstruction of crops that were not seen exactly: {release["psnr_pooled_db"]:.2f} dB of the pooled error,
 {release["psnr_mean_db"]:.2f} dB averaged over crops (bar {MIN_PSNR_DB:g} dB, pooled).
 
-One stage replaced by its shortest option, distilled for 150 steps; change of the paired latents after 10 DDIM steps in %
-of the teacher latents' variance (bar {MIN_CHANGE_PCT:g} % without guidance):
+One stage replaced by its shortest option, distilled for 150 steps; change of the paired latents after 10 DDIM
+steps in % of the teacher latents' variance (bar {MIN_CHANGE_PCT:g} % without guidance):
 
 | stage | without guidance | guidance 2 |
 | --- | --- | --- |

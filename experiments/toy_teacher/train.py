@@ -132,7 +132,11 @@ def main() -> None:
         )
     vae.eval().requires_grad_(False)
     round_to_half(vae)
-    print("stored VAE: held-out PSNR {:.2f} dB pooled, {:.2f} dB mean".format(*psnr_db(held_out, reconstruct(vae, held_out))))
+    print(
+        "stored VAE: held-out PSNR {:.2f} dB pooled, {:.2f} dB mean".format(
+            *psnr_db(held_out, reconstruct(vae, held_out))
+        )
+    )
 
     with torch.no_grad():
         raw = torch.cat([vae.encode(as_signal(x)).latent_dist.mean for x in pixels.split(64)])
