@@ -81,7 +81,11 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     measurements = run.work / "calibration" / "measurements.jsonl"
     seen: dict[str, object] = {}
 
-    kill_when(start("search", "--config", folder / "recipe.yaml", "--run", run.path), lambda: len(lines(measurements)) >= 3, "calibration")
+    kill_when(
+        start("search", "--config", folder / "recipe.yaml", "--run", run.path),
+        lambda: len(lines(measurements)) >= 3,
+        "calibration",
+    )
     seen["measurements"] = lines(measurements)
     assert not run.profile.exists()
 
@@ -131,7 +135,8 @@ def test_nothing_finished_is_done_twice(killed_run: tuple[Path, dict[str, object
     records = [json.loads(line) for line in lines(run.store / "candidates.jsonl")]
     done = Counter(record["candidate"] for record in records if record["outcome"] == "done")
     assert len(done) == 6 and set(done.values()) == {1}, done
-    assert [json.dumps(r) for r in records[: len(seen["records"])]] == [json.dumps(json.loads(x)) for x in seen["records"]]  # type: ignore[arg-type, attr-defined]
+    earlier = [json.loads(line) for line in seen["records"]]  # type: ignore[attr-defined]
+    assert records[: len(earlier)] == earlier
     assert run.picks.read_bytes() == seen["picks"]
     assert (run.work / "align.safetensors").read_bytes() == seen["aligned"]
 
