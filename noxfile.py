@@ -1,6 +1,7 @@
 """The project's chores, each in an environment that nox makes: `python -m nox -s quickstart`, `... -s tests`."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import nox
@@ -13,8 +14,6 @@ nox.options.error_on_missing_interpreters = True
 HERE = Path(__file__).resolve().parent
 RECIPE = "experiments/recipes/quickstart.yaml"
 RUN = "runs/quickstart"
-# One environment for every session that needs torch: it is the slow and big part of an installation.
-SHARED = ".nox/nanosd"
 # One OpenMP thread a process: the loop runs one worker a core, and more threads than cores are several times slower.
 QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -35,7 +34,7 @@ def pinned(package: str) -> str:
 def install(session: nox.Session, extras: str = "") -> None:
     """Install the project with pinned dependencies, once for each state of pyproject.toml and constraints.txt."""
     state = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + (HERE / "constraints.txt").read_bytes()).hexdigest()
-    stamp = Path(session.virtualenv.location) / f"installed{extras}.sha256"
+    stamp = Path(session.virtualenv.location) / "installed.sha256"
     if stamp.exists() and stamp.read_text() == state:
         return
     # torch by its exact version and by itself first: a looser request may fetch gigabytes of CUDA libraries.
@@ -44,17 +43,22 @@ def install(session: nox.Session, extras: str = "") -> None:
     stamp.write_text(state)
 
 
-@nox.session(venv_location=SHARED)
+def borrowed(session: nox.Session, owner: str) -> str:
+    """Return the Python of another session's environment, installed if need be: each is over a gigabyte."""
+    session.run(sys.executable, "-m", "nox", "-s", owner, "--install-only", external=True, silent=True)
+    return str(HERE / ".nox" / owner / "bin" / "python")
+
+
+@nox.session
 def quickstart(session: nox.Session) -> None:
     """Run the whole loop on the toy teacher; arguments after `--` go to `nanosd search`."""
     install(session)
     session.run("nanosd", "search", "--config", RECIPE, "--run", RUN, *session.posargs, env=QUIET)
-    report = HERE / RUN / "report.html"
-    if report.exists():
-        session.log(f"open {report.relative_to(HERE)} in a browser")
+    if (HERE / RUN / "report.html").exists():
+        session.log(f"open {RUN}/report.html in a browser")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run pytest without the slow tests; arguments after `--` go to pytest (`-- -m ''` runs all)."""
     install(session, "[dev]")
@@ -62,7 +66,7 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *args, env=QUIET)
 
 
-@nox.session(venv_location=".nox/lint")
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff."""
     session.install(pinned("ruff"))
@@ -70,24 +74,25 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session(venv_backend="none")
 def typecheck(session: nox.Session) -> None:
-    """Check types with mypy."""
-    install(session, "[dev]")
-    session.run("mypy", *session.posargs)
+    """Check types with mypy, in the environment of `tests`."""
+    session.run(borrowed(session, "tests"), "-m", "mypy", *session.posargs, external=True)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Print what the quickstart measured; run it first if it has not finished."""
-    install(session)
+    """Print what the quickstart measured, in its environment; run it first if it has not finished."""
+    python = borrowed(session, "quickstart")
     if not (HERE / RUN / "report.html").exists():
-        session.run("nanosd", "search", "--config", RECIPE, "--run", RUN, env=QUIET)
-    session.run("python", "-m", "experiments.bench.first_light", *session.posargs, env=QUIET)
+        cli = [python, "-m", "experiments.cli"]
+        session.run(*cli, "search", "--config", RECIPE, "--run", RUN, env=QUIET, external=True)
+    session.run(python, "-m", "experiments.bench.first_light", *session.posargs, env=QUIET, external=True)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def docs(session: nox.Session) -> None:
     """Check links, commands and the recipe reference in the documents; `-- --write` renews the reference."""
-    install(session)
-    session.run("python", "docs/check.py", *session.posargs, env=QUIET)
+    # What the command line imports before it does anything; the rest is not needed to read its options.
+    session.install("-c", "constraints.txt", "pydantic", "PyYAML", "rich", "typer")
+    session.run("python", "docs/check.py", *session.posargs, env={"PYTHONPATH": str(HERE)})

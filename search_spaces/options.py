@@ -122,7 +122,8 @@ def _check_against_teacher(where: str, text: str, attention: list[bool], teacher
     own = _split(where, teacher)
     if len(attention) > len(own):
         raise UserError(
-            f"{where}: {text!r} has {len(attention)} R but the teacher's {teacher} has {len(own)}; use at most {len(own)}"
+            f"{where}: {text!r} has {len(attention)} R but the teacher's {teacher} has {len(own)}; "
+            f"use at most {len(own)}"
         )
     if any(attention) and not all(own):
         raise UserError(f"{where}: {text!r} has attention but the teacher's {teacher} has none; leave the A out")

@@ -117,7 +117,9 @@ class SearchSpace(BaseModel):
         """
         vector = [int(i) for i in indices]
         if len(vector) != len(self.stages) or any(not 0 <= i < n for i, n in zip(vector, self.sizes, strict=False)):
-            raise UserError(f"index vector {vector} is outside search space {self.name!r} with sizes {list(self.sizes)}")
+            raise UserError(
+                f"index vector {vector} is outside search space {self.name!r} with sizes {list(self.sizes)}"
+            )
         return Candidate(options={s: self.options[s][i] for s, i in zip(self.stages, vector, strict=True)})
 
     def enumerate(self) -> Indices:

@@ -11,14 +11,14 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, NONE, DeepWord, Word, default_skips
 from search_spaces.surgery import num_levels, parse_option
-from search_spaces.unet import DeepStage, StagedUNet
+from search_spaces.unet import DeepStage, StagedUNet, UNet
 
 
 class NotStandard(UserError):
     """A candidate that no configuration of ``UNet2DConditionModel`` expresses; the message says why."""
 
 
-def standard_config(unet: UNet2DConditionModel, candidate: Candidate) -> dict[str, Any]:
+def standard_config(unet: UNet, candidate: Candidate) -> dict[str, Any]:
     """Configuration of the ``UNet2DConditionModel`` that equals the candidate.
 
     A diffusers U-Net has one more layer in a decoder block than in the encoder block of the same level,
@@ -72,7 +72,7 @@ def standard_config(unet: UNet2DConditionModel, candidate: Candidate) -> dict[st
     return config
 
 
-def why_not_standard(unet: UNet2DConditionModel, candidate: Candidate) -> str | None:
+def why_not_standard(unet: UNet, candidate: Candidate) -> str | None:
     """The reason why a candidate is no standard ``UNet2DConditionModel``, or ``None`` when it is one."""
     try:
         standard_config(unet, candidate)
@@ -92,7 +92,7 @@ def _copy_block(target: Any, source: Any) -> None:
             resamplers[0].load_state_dict(getattr(source, theirs).state_dict())
 
 
-def to_diffusers(staged: StagedUNet) -> UNet2DConditionModel:
+def to_diffusers(staged: StagedUNet) -> UNet:
     """The same network as a standard ``UNet2DConditionModel``, weights copied.
 
     Raises:
@@ -101,10 +101,12 @@ def to_diffusers(staged: StagedUNet) -> UNet2DConditionModel:
     import torch
 
     with torch.device("meta"):
-        teacher = UNet2DConditionModel.from_config(staged.config.teacher_config)
+        config: Any = staged.config
+        teacher = UNet2DConditionModel.from_config(config.teacher_config)
     candidate = staged.candidate
     parameter = next(staged.parameters())
-    model = UNet2DConditionModel.from_config(standard_config(teacher, candidate)).to(parameter.device, parameter.dtype)
+    model: UNet = UNet2DConditionModel.from_config(standard_config(teacher, candidate))
+    model = model.to(parameter.device, parameter.dtype)
     for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out"):
         getattr(model, name).load_state_dict(getattr(staged, name).state_dict())
     levels = num_levels(teacher)

@@ -10,7 +10,6 @@ import copy as copying
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from search_spaces.candidate import Candidate
@@ -27,14 +26,14 @@ from search_spaces.options import (
     encoder_word,
     side_of,
 )
-from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet
+from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet, UNet
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn",)
 
 
-def check_supported(unet: UNet2DConditionModel) -> None:
+def check_supported(unet: UNet) -> None:
     """Raise unless the U-Net is one that can be cut into stages.
 
     Raises:
@@ -49,7 +48,9 @@ def check_supported(unet: UNet2DConditionModel) -> None:
     if len(config.down_block_types) < 2:
         raise UserError("unsupported teacher: a U-Net with one level has no stages to search; it needs two or more")
     if config.mid_block_type not in (*_MID, None):
-        raise UserError(f"unsupported teacher: mid_block_type {config.mid_block_type!r}; legal are {_MID[0]!r} and null")
+        raise UserError(
+            f"unsupported teacher: mid_block_type {config.mid_block_type!r}; legal are {_MID[0]!r} and null"
+        )
     extras = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_embedding_act_fn")
     for key in extras:
         if config.get(key) is not None:
@@ -58,22 +59,22 @@ def check_supported(unet: UNet2DConditionModel) -> None:
         raise UserError("unsupported teacher: centred input or missing output norm; only plain SD U-Nets can be cut")
 
 
-def num_levels(unet: UNet2DConditionModel) -> int:
+def num_levels(unet: UNet) -> int:
     """Kept encoder stages: all levels but the deepest, which belongs to ``deep``."""
     return len(unet.down_blocks) - 1
 
 
-def stage_names(unet: UNet2DConditionModel) -> tuple[str, ...]:
+def stage_names(unet: UNet) -> tuple[str, ...]:
     """Stages in the order of the data: ``E1 E2 E3 deep D3 D2 D1`` for SD 1.5."""
     levels = range(1, num_levels(unet) + 1)
     return (*(f"E{i}" for i in levels), DEEP, *(f"D{i}" for i in reversed(levels)))
 
 
-def _block_word(block: nn.Module) -> str:
+def _block_word(block: Any) -> str:
     return ("RA" if getattr(block, "has_cross_attention", False) else "R") * len(block.resnets)
 
 
-def teacher_word(unet: UNet2DConditionModel, stage: str) -> str:
+def teacher_word(unet: UNet, stage: str) -> str:
     """The teacher's own option of a stage, such as ``RARA`` or, for ``deep``, ``RR.RAR.RRR``."""
     side, level = side_of(stage), num_levels(unet)
     if stage not in stage_names(unet):
@@ -86,12 +87,12 @@ def teacher_word(unet: UNet2DConditionModel, stage: str) -> str:
     return f"{_block_word(unet.down_blocks[level])}.{mid}.{_block_word(unet.up_blocks[0])}"
 
 
-def teacher_candidate(unet: UNet2DConditionModel) -> Candidate:
+def teacher_candidate(unet: UNet) -> Candidate:
     """The candidate that is the teacher itself, ``deep`` kept."""
     return Candidate(options={stage: teacher_word(unet, stage) for stage in stage_names(unet)})
 
 
-def parse_option(unet: UNet2DConditionModel, stage: str, name: str) -> Word | DeepWord:
+def parse_option(unet: UNet, stage: str, name: str) -> Word | DeepWord:
     """Parse an option name of a stage against this teacher.
 
     Raises:
@@ -104,7 +105,7 @@ def parse_option(unet: UNet2DConditionModel, stage: str, name: str) -> Word | De
     return encoder_word(stage, name, own) if side is Side.ENCODER else decoder_word(stage, name, own)
 
 
-def build_stage(unet: UNet2DConditionModel, stage: str, name: str, copy: bool = True) -> nn.Module:
+def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Module:
     """One stage of the staged U-Net in the given option, with the teacher's weights where layers remain.
 
     Args:
@@ -137,7 +138,7 @@ def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
     return EncoderStage(resnets, attentions, downsampler, num_skips=len(block.resnets))
 
 
-def _skip_channels(unet: UNet2DConditionModel, up_index: int) -> list[int]:
+def _skip_channels(unet: UNet, up_index: int) -> list[int]:
     """Channels of the skips entering an up block, in the order in which its layers read them."""
     channels = list(unet.config.block_out_channels)
     level = len(channels) - 1 - up_index
@@ -145,7 +146,7 @@ def _skip_channels(unet: UNet2DConditionModel, up_index: int) -> list[int]:
     return [channels[level]] * num_own + [channels[max(level - 1, 0)]]
 
 
-def _decoder(unet: UNet2DConditionModel, up_index: int, word: Word, where: str) -> DecoderStage:
+def _decoder(unet: UNet, up_index: int, word: Word, where: str) -> DecoderStage:
     block = unet.up_blocks[up_index]
     skip_channels = _skip_channels(unet, up_index)
     h_channels = block.resnets[0].in_channels - skip_channels[0]
@@ -173,7 +174,7 @@ def _decoder(unet: UNet2DConditionModel, up_index: int, word: Word, where: str) 
     return DecoderStage(resnets, attentions, upsampler, tuple(skips))
 
 
-def _deep(unet: UNet2DConditionModel, word: DeepWord) -> nn.Module:
+def _deep(unet: UNet, word: DeepWord) -> nn.Module:
     level = num_levels(unet)
     if not word.kept:
         last, first = unet.config.block_out_channels[level - 1], unet.config.block_out_channels[level]
@@ -193,7 +194,7 @@ def _deep(unet: UNet2DConditionModel, word: DeepWord) -> nn.Module:
 
 
 def assemble(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     candidate: Candidate,
     stages: Mapping[tuple[str, str], nn.Module] | None = None,
     copy: bool = True,
@@ -219,7 +220,7 @@ def assemble(
     return StagedUNet.from_parts(unet, candidate, modules).train(unet.training)
 
 
-def check_candidate(unet: UNet2DConditionModel, candidate: Candidate) -> None:
+def check_candidate(unet: UNet, candidate: Candidate) -> None:
     """Raise unless the candidate has exactly this teacher's stages, each with a canonical option.
 
     Raises:

@@ -18,7 +18,7 @@ encoder word with fewer layers than the teacher gives the output of its first R 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -28,6 +28,9 @@ from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
+
+UNet: TypeAlias = Any
+"""A ``UNet2DConditionModel``, whose configuration and blocks diffusers leaves untyped."""
 
 HEAD_MODULES = ("conv_in", "time_proj", "time_embedding", "conv_norm_out", "conv_act", "conv_out")
 
@@ -146,7 +149,14 @@ class DroppedStage(nn.Module):
         return (h,)
 
 
-class StagedUNet(ModelMixin, ConfigMixin):
+def _in_order(options: Mapping[str, str]) -> dict[str, str]:
+    """Options in the order of the data: diffusers sorts the keys of a saved configuration by name."""
+    levels = range(1, len(options) // 2 + 1)
+    stages = (*(f"E{i}" for i in levels), "deep", *(f"D{i}" for i in reversed(levels)))
+    return {stage: options[stage] for stage in stages}
+
+
+class StagedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """A candidate's U-Net: the teacher's head (input, time embedding, output) and one module per stage.
 
     It takes and gives what ``UNet2DConditionModel`` does, so diffusers pipelines run it unchanged, and
@@ -173,10 +183,11 @@ class StagedUNet(ModelMixin, ConfigMixin):
         from search_spaces.surgery import build_stage
 
         unet = UNet2DConditionModel.from_config(teacher_config)
-        self._install(unet, {stage: build_stage(unet, stage, name, copy=False) for stage, name in options.items()})
+        words = _in_order(options)
+        self._install(unet, {stage: build_stage(unet, stage, name, copy=False) for stage, name in words.items()})
 
     @classmethod
-    def from_parts(cls, unet: UNet2DConditionModel, candidate: Candidate, stages: Mapping[str, nn.Module]) -> StagedUNet:
+    def from_parts(cls, unet: UNet, candidate: Candidate, stages: Mapping[str, nn.Module]) -> StagedUNet:
         """Put stage modules and the teacher's head together without building anything anew."""
         net = cls.__new__(cls)
         ModelMixin.__init__(net)
@@ -192,7 +203,7 @@ class StagedUNet(ModelMixin, ConfigMixin):
         net._install(unet, stages)
         return net
 
-    def _install(self, unet: UNet2DConditionModel, stages: Mapping[str, nn.Module]) -> None:
+    def _install(self, unet: UNet, stages: Mapping[str, nn.Module]) -> None:
         for name in HEAD_MODULES:
             setattr(self, name, getattr(unet, name))
         self.stages = nn.ModuleDict(dict(stages))
@@ -200,7 +211,8 @@ class StagedUNet(ModelMixin, ConfigMixin):
     @property
     def candidate(self) -> Candidate:
         """The candidate that this network implements."""
-        return Candidate(options=dict(self.config.options))
+        config: Any = self.config
+        return Candidate(options=_in_order(config.options))
 
     def embed_time(self, sample: Tensor, timestep: Tensor | float | int) -> Tensor:
         """Time embedding (B, D) for one timestep or one per sample."""
@@ -233,7 +245,9 @@ class StagedUNet(ModelMixin, ConfigMixin):
             UserError: extra conditioning, which staged U-Nets do not take.
         """
         if timestep_cond is not None or cross_attention_kwargs or added_cond_kwargs:
-            raise UserError("a staged U-Net takes sample, timestep and text embeddings only; drop the extra conditioning")
+            raise UserError(
+                "a staged U-Net takes sample, timestep and text embeddings only; drop the extra conditioning"
+            )
         temb = self.embed_time(sample, timestep)
         context = encoder_hidden_states
         h = self.conv_in(sample)

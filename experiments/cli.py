@@ -1,0 +1,300 @@
+"""The `nanosd` command. Bodies import what they need themselves, so that help and errors come at once."""
+
+import os
+import sys
+from enum import StrEnum
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from experiments.exits import resumable, run_app
+from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from nas.config import Recipe
+    from nas.progress import Progress
+
+app = typer.Typer(
+    name="nanosd",
+    help="Search for smaller, faster Stable Diffusion U-Nets on measured latency.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+teacher_app = typer.Typer(help="Look at a teacher, or write one with random weights.")
+app.add_typer(teacher_app, name="teacher")
+
+
+class Format(StrEnum):
+    """What `nanosd export` can write."""
+
+    DIFFUSERS = "diffusers"
+    ONNX = "onnx"
+
+
+Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); without one, its defaults.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one field; repeatable.")]
+Teacher = Annotated[str | None, typer.Option(help="Bundled name, diffusers folder or hub id.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; without one, this machine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long and how big; do nothing.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Budget: largest latency in milliseconds.")]
+MaxParams = Annotated[int | None, typer.Option(help="Budget: largest number of parameters.")]
+
+
+@app.command()
+def search(
+    config: Config = None,
+    set_: Set = None,
+    teacher: Teacher = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; without one, runs/<name of the recipe>.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run, in place of the recipe's.")] = None,
+    address: Address = None,
+    max_latency_ms: MaxLatency = None,
+    max_params: MaxParams = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Run the whole loop: calibrate, distill, search, pick, align, export, report."""
+    budgets = {"picks.max_latency_ms": max_latency_ms, "picks.max_params": max_params}
+    extra = [f"{key}={value}" for key, value in budgets.items() if value is not None]
+    recipe = _recipe(config, [*(set_ or []), *extra], teacher, name)
+    run_dir = run or Path("runs") / recipe.name
+    with resumable(run_dir):
+        progress = _prepare()
+        from nas import run as loop
+
+        if dry_run:
+            plan = loop.plan(recipe, run_dir)
+            print_json(plan) if json else print_mapping(plan)
+            return
+        loop.search(recipe, run_dir, address, progress)
+        _closing(run_dir, json)
+
+
+@app.command()
+def resume(run: Run, address: Address = None, json: Json = False) -> None:
+    """Go on with a run that was stopped or killed; nothing finished is done twice."""
+    run_dir = find_run(run)
+    with resumable(run_dir):
+        progress = _prepare()
+        from nas import run as loop
+
+        loop.resume(run_dir, address, progress)
+        _closing(run_dir, json)
+
+
+@app.command()
+def status(run: Run, json: Json = False) -> None:
+    """Say how far a run is."""
+    run_dir = find_run(run)
+    _prepare()
+    from nas import run as loop
+
+    state = loop.status(run_dir)
+    print_json(state) if json else print_mapping(state)
+
+
+@app.command()
+def pareto(run: Run, json: Json = False) -> None:
+    """List the front: the candidates that no other beats in fidelity, latency and parameters at once."""
+    run_dir = find_run(run)
+    _prepare()
+    from nas import run as loop
+
+    front, figure = loop.pareto(run_dir)
+    if json:
+        print_json({"front": front, "figure": figure})
+    else:
+        print_rows(front.to_dict("records"))
+        print(f"figure: {figure}")
+
+
+@app.command()
+def pick(
+    run: Run,
+    rule: Annotated[
+        Literal["fastest", "smallest", "prime", "budget"] | None,
+        typer.Option(help="prime: the knee; budget: the most faithful within the budgets (the default with a budget)."),
+    ] = None,
+    max_latency_ms: MaxLatency = None,
+    max_params: MaxParams = None,
+    json: Json = False,
+) -> None:
+    """Choose one candidate of the front by a rule or under budgets."""
+    run_dir = find_run(run)
+    budget = max_latency_ms is not None or max_params is not None
+    if rule == "budget" and not budget:
+        raise UserError("--rule budget: no budget given; add --max-latency-ms or --max-params")
+    _prepare()
+    from nas import run as loop
+
+    chosen = loop.pick(run_dir, rule or ("budget" if budget else "prime"), max_latency_ms, max_params)
+    print_json(chosen) if json else print_mapping(chosen)
+
+
+@app.command()
+def export(
+    run: Run,
+    which: Annotated[str, typer.Argument(metavar="PICK", help="A pick's name (prime, fastest ...) or a candidate id.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    format_: Annotated[list[Format] | None, typer.Option("--format", help="Repeatable; without it, all.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a pick as a diffusers folder and as ONNX."""
+    run_dir = find_run(run)
+    _prepare()
+    from nas import run as loop
+
+    written = loop.export(run_dir, which, out, tuple(each.value for each in format_ or Format))
+    print_json(written) if json else print_mapping(written)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Device profile (JSON) to write.")],
+    config: Config = None,
+    set_: Set = None,
+    teacher: Teacher = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Measure every stage option on this machine and write a device profile that predicts any candidate."""
+    recipe = _recipe(config, set_ or [], teacher, None)
+    progress = _prepare()
+    if dry_run:
+        plan = _calibration_plan(recipe, out)
+        print_json(plan) if json else print_mapping(plan)
+        return
+    from nas import run as loop
+
+    profile = loop.calibrate(recipe, out, progress)
+    summary = profile.model_dump(mode="json", exclude={"options", "validation"})
+    print_json(summary) if json else print_mapping(summary)
+
+
+@app.command()
+def predict(
+    profile: Annotated[Path, typer.Argument(help="Device profile (JSON).")],
+    candidates: Annotated[
+        list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate ids; - reads them, one a line.")
+    ],
+    space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
+    json: Json = False,
+) -> None:
+    """Predict the latency of candidates from a device profile."""
+    ids = sys.stdin.read().split() if candidates == ["-"] else candidates
+    _prepare()
+    from nas import run as loop
+
+    frame = loop.predict(profile, ids, space)
+    print_json(frame) if json else print_rows(frame.to_dict("records"))
+
+
+@teacher_app.command("random")
+def teacher_random(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    like: Annotated[Literal["sd15", "toy"], typer.Option(help="Whose shapes.")] = "sd15",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a teacher with random weights in true shapes, for work on hardware."""
+    _prepare()
+    from nas.teacher import write_random_teacher
+
+    write_random_teacher(like, folder, seed)
+    print(folder)
+
+
+@teacher_app.command("show")
+def teacher_show(
+    spec: Annotated[str, typer.Argument(help="Bundled name, diffusers folder or hub id.")], json: Json = False
+) -> None:
+    """Say what a teacher is: shapes, sizes, and the key that its blocks are banked under."""
+    _prepare()
+    from nas.teacher import load_teacher
+
+    teacher = load_teacher(spec)
+    parts = {"unet": teacher.unet, "vae": teacher.vae, "text_encoder": teacher.text_encoder}
+    facts = {
+        "teacher": teacher.spec,
+        "folder": teacher.folder,
+        "key": teacher.key,
+        "latents": f"{teacher.latent_channels} x {teacher.latent_size} x {teacher.latent_size}",
+        "tokens": teacher.num_tokens,
+        "channels": list(teacher.unet.config.block_out_channels),
+        "num_params": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+    }
+    print_json(facts) if json else print_mapping(facts)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("nanosd-nas"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def find_run(text: str) -> Path:
+    """Return the folder of a run given as a path or as its name under runs/; UserError lists what there is."""
+    for folder in (Path(text), Path("runs") / text):
+        if (folder / "config.yaml").is_file():
+            return folder
+    known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
+    there = f"runs here: {', '.join(known)}" if known else "there are none under runs/; start one with `nanosd search`"
+    raise UserError(f"run {text}: no folder with a config.yaml there; {there}")
+
+
+def main() -> None:
+    """Entry point of `nanosd`."""
+    # One OpenMP thread a process unless told otherwise: two threads on two busy cores are several times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(run_app(app, sys.argv[1:]))
+
+
+def _prepare() -> "Progress":
+    from nas.progress import Progress
+    from nas.quiet import quiet
+
+    quiet()
+    return Progress()
+
+
+def _recipe(config: Path | None, overrides: list[str], teacher: str | None, name: str | None) -> "Recipe":
+    from nas.config import load_recipe
+
+    named = {"teacher": teacher, "name": name}
+    # As JSON, which is YAML in quotes: a folder called 15 stays text.
+    return load_recipe(
+        config, [*overrides, *(f"{key}={dumps(value)}" for key, value in named.items() if value is not None)]
+    )
+
+
+def _closing(run_dir: Path, json: bool) -> None:
+    if json:
+        print_json({"run": run_dir, "report": run_dir / "report.html", "rows": read_closing(run_dir)})
+    else:
+        print_closing(run_dir)
+
+
+def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
+    from search_spaces.space import load_space
+
+    space, settings = load_space(recipe.space), recipe.calibration
+    return {
+        "stage_options": sum(len(space.options[stage]) for stage in space.stages),
+        "whole_unets": settings.num_fit + settings.num_check,
+        "about_seconds": settings.max_seconds,
+        "writes": out,
+    }
+
+
+if __name__ == "__main__":
+    main()

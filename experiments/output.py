@@ -1,0 +1,129 @@
+"""What the command line prints: tables for people, JSON for scripts.
+
+Results go to standard output, everything else to standard error.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Columns of the closing table that a terminal has room for, by their keys in closing.json.
+_CLOSING = {
+    "pick": "pick",
+    "candidate": "candidate",
+    "num_params": "parameters",
+    "num_macs": "MACs",
+    "predicted_ms": "predicted ms",
+    "measured_ms": "measured ms",
+    "measured.median_ms": "measured ms",
+    "speed_up": "speed-up",
+    "after.latent_error": "latent error",
+    "after.tafid": "taFID",
+}
+
+
+def say(line: str) -> None:
+    """Print one line to standard error, under the program's name."""
+    print(f"nanosd: {line}", file=sys.stderr, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON has it: numpy scalars and paths unwrapped, models as mappings, NaN as null."""
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump(mode="json"))
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a data frame, without importing pandas for it
+        return plain(value.to_dict("records"))
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        items = value.tolist() if hasattr(value, "tolist") else value
+        return [plain(inner) for inner in items] if isinstance(items, (list, tuple)) else plain(items)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document to standard output."""
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def print_mapping(value: Mapping[str, Any]) -> None:
+    """Print `key  value` lines, nested keys dotted."""
+    rows = list(flatten(plain(value)).items())
+    width = max((len(key) for key, _ in rows), default=0)
+    for key, inner in rows:
+        print(f"{key:<{width}}  {number(inner)}")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> None:
+    """Print rows as a table; `columns` (key -> heading) chooses and orders, default every key of the first row."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    flat = [flatten(plain(row)) for row in rows]
+    if not flat:
+        return
+    keys = columns or {key: key.replace("_", " ") for key in flat[0]}
+    shown = [key for key in keys if any(row.get(key) is not None for row in flat)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in shown:
+        text = any(isinstance(row.get(key), str) for row in flat)
+        table.add_column(keys[key], justify="left" if text else "right", no_wrap=True)
+    for row in flat:
+        table.add_row(*(number(row.get(key)) for key in shown))
+    # A pipe or a log has no width of its own; a table that is cut there would lose figures.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def print_closing(run_dir: Path) -> list[dict[str, Any]]:
+    """Print the closing table of a finished run and where its report lies; return the table's rows."""
+    rows = read_closing(run_dir)
+    print_rows([{**row, "pick": row.get("pick", row.get("name"))} for row in rows], _CLOSING)
+    report = run_dir / "report.html"
+    if report.exists():
+        print(f"report: {report}")
+    return rows
+
+
+def read_closing(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's closing.json; none where it has not got so far."""
+    path = run_dir / "closing.json"
+    if not path.exists():
+        return []
+    data = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = data["rows"] if isinstance(data, dict) else data
+    return rows
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings, also those in lists, as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            flat.update(flatten(inner, f"{prefix}{key}."))
+        elif isinstance(inner, list) and inner and all(isinstance(each, Mapping) for each in inner):
+            flat.update(flatten({str(index): each for index, each in enumerate(inner)}, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = inner
+    return flat
+
+
+def number(value: Any) -> str:
+    """Return a value as a table shows it: four significant digits, large counts with M or G."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)) and abs(value) >= 1e6:
+        return f"{value / 1e9:.4g} G" if abs(value) >= 1e9 else f"{value / 1e6:.4g} M"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(number(inner) for inner in value) or "-"
+    return str(value)

@@ -1,0 +1,249 @@
+"""The recipe: everything that decides what a run does, in one frozen, fully checked tree of fields."""
+
+import hashlib
+import json
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nas.atomic import write_bytes
+from nas.errors import UserError
+from nas.fields import closest, explain, section, walk
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, no unknown keys, no silent conversion, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which images the blocks are distilled on."""
+
+    source: Literal["photos", "folder"] = Field(
+        "photos",
+        description="`photos`: crops of the photographs inside the scikit-image and scikit-learn wheels; "
+        "`folder`: your own images",
+    )
+    folder: str | None = Field(
+        None, description="with `source: folder`: the folder of images, each with a caption in a .txt of the same name"
+    )
+    num_images: int = Field(512, ge=1, le=1_000_000, description="how many images (crops) are encoded to latents")
+
+    @model_validator(mode="after")
+    def _folder_goes_with_source(self) -> "Data":
+        if self.source == "folder" and not self.folder:
+            raise ValueError("data.folder: null with data.source: folder; give the folder of images")
+        if self.source == "photos" and self.folder:
+            raise ValueError(
+                f"data.folder: {self.folder!r} is not used with data.source: photos; set data.source: folder"
+            )
+        return self
+
+
+class Calibration(Section):
+    """How the latency of each stage option is measured on this machine."""
+
+    profile: str | None = Field(
+        None, description="a device profile (JSON) made before by `nanosd calibrate`; null measures on this machine"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="onnxruntime threads")
+    warm_up: int = Field(3, ge=0, le=10_000, description="runs of each graph that are not counted")
+    min_repeats: int = Field(20, ge=3, le=100_000, description="least counted runs of each graph")
+    max_seconds: float = Field(40.0, gt=0, le=86_400, description="time for all measurements of options, about")
+    num_fit: int = Field(
+        8, ge=2, le=1000, description="whole U-Nets that fit scale and intercept of the sum of options"
+    )
+    num_check: int = Field(10, ge=1, le=1000, description="unseen whole U-Nets that check the predictions")
+
+
+class Distill(Section):
+    """Feature-wise distillation of all surrogate blocks, with one teacher pass a step."""
+
+    steps: int = Field(250, ge=1, le=10_000_000, description="optimizer steps")
+    batch_size: int = Field(32, ge=1, le=65_536, description="latents a step")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW, cosine to zero")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW")
+    clip: float = Field(1.0, gt=0, le=1e6, description="largest gradient norm, for each block by itself")
+    checkpoint_every: int = Field(50, ge=1, le=10_000_000, description="steps between checkpoints")
+
+
+class Fidelity(Section):
+    """How close a candidate is to its teacher: errors on the same noise and the same prompts."""
+
+    num_samples: int = Field(128, ge=2, le=1_000_000, description="latents sampled by teacher and candidate")
+    num_noise_samples: int = Field(256, ge=2, le=1_000_000, description="noised latents for the noise-prediction error")
+    ddim_steps: int = Field(10, ge=1, le=1000, description="DDIM steps a sample")
+    guidance: float = Field(2.0, ge=1, le=50, description="classifier-free guidance scale; 1 is none")
+
+
+class Search(Section):
+    """The sweep: Ray Tune workers, Optuna's proposals, objectives fidelity, latency and parameters."""
+
+    num_candidates: int = Field(48, ge=1, le=10_000_000, description="candidates to evaluate")
+    workers: int = Field(2, ge=1, le=10_000, description="worker processes of one thread each; at most one a core")
+    sampler: Literal["random", "nsga2", "tpe", "gp"] = Field("tpe", description="who proposes the next candidate")
+    max_failures: int = Field(10, ge=0, le=10_000_000, description="failed candidates after which the sweep stops")
+
+
+class Picks(Section):
+    """Budgets for a further pick: the most faithful candidate within them."""
+
+    max_latency_ms: float | None = Field(None, gt=0, description="largest predicted U-Net latency in milliseconds")
+    max_params: int | None = Field(None, gt=0, description="largest number of U-Net parameters")
+
+
+class Finalize(Section):
+    """End-to-end alignment of each pick with its teacher."""
+
+    steps: int = Field(
+        100, ge=0, le=10_000_000, description="optimizer steps; 0 leaves the assembled blocks as they are"
+    )
+    batch_size: int = Field(32, ge=1, le=65_536, description="latents a step")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate; 1e-3 harms picks near the teacher")
+
+
+class Export(Section):
+    """What is written for each pick."""
+
+    formats: tuple[Literal["diffusers", "onnx"], ...] = Field(
+        ("diffusers", "onnx"), min_length=1, description="`diffusers`: a pipeline folder; `onnx`: the U-Net's graph"
+    )
+
+
+class Recipe(Section):
+    """A run's whole configuration.
+
+    The defaults are a run on the bundled toy teacher that two CPU cores finish in minutes.
+    """
+
+    name: str = Field(
+        "nanosd",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="the run's folder is `runs/<name>`",
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="every random choice of the run comes from it")
+    teacher: str = Field(
+        "toy", min_length=1, description="a bundled name, a Stable-Diffusion-format diffusers folder, or a hub id"
+    )
+    space: str = Field("nanosd", min_length=1, description="a search-space preset by name, or the path of a YAML file")
+    data: Data = Field(Data(), description="Which images the blocks are distilled on.")
+    calibration: Calibration = Field(Calibration(), description="How the latency of each stage option is measured.")
+    distill: Distill = Field(
+        Distill(), description="Training of the surrogate blocks, all with one teacher pass a step."
+    )
+    fidelity: Fidelity = Field(Fidelity(), description="How a candidate's distance to the teacher is measured.")
+    search: Search = Field(Search(), description="The sweep over candidates.")
+    picks: Picks = Field(Picks(), description="Budgets for one more pick beside fastest, smallest and prime.")
+    finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
+    export: Export = Field(Export(), description="What is written for each pick.")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that reads 1e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1, as PyYAML reads it, takes 1e-3 (no dot) for text; people write learning rates so.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file (None: the defaults) and apply `a.b=c` overrides, whose values are YAML.
+
+    Raises UserError, one line a problem: dotted key, value, what is legal, the nearest key.
+    """
+    tree = {} if path is None else _read(Path(path))
+    for text in overrides:
+        _override(tree, text)
+    try:
+        # Through JSON, because there a list may become a tuple while text may not become a number.
+        return Recipe.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        origin = f"recipe {path}" if path and not overrides else "recipe"
+        raise UserError("\n".join(f"{origin}: {line}" for line in explain(error, Recipe))) from None
+    except ValueError as error:  # an alias that contains itself
+        raise UserError(f"recipe {path}: cannot be used ({error}); write it without YAML aliases") from None
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write the resolved recipe as YAML, every field spelt out, atomically.
+
+    Raises UserError where the folder is full or cannot be written.
+    """
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_bytes(Path(path), text.encode())
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Return 16 hex digits of SHA-256 over everything that can change a result: all fields but `name`."""
+    text = json.dumps(recipe.model_dump(mode="json", exclude={"name"}), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = _parse(path.read_text(encoding="utf-8"), f"recipe {path}")
+    except OSError as error:
+        raise UserError(f"recipe {path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"recipe {path}: is not UTF-8 text; give the path of a YAML file") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"recipe {path}: holds a {type(tree).__name__}, not keys with values; see docs/writing-a-recipe.md"
+        )
+    # A section with all its lines commented out reads as null and means its defaults.
+    empty = {key for key, field in Recipe.model_fields.items() if section(field.annotation) and tree.get(key) is None}
+    return {key: value for key, value in tree.items() if key not in empty}
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark and not origin.startswith("--set") else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{origin}{where}: not readable as YAML: {problem}") from None
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set {text}: has no key or no `=`; write --set section.key=value")
+    fields = dict(walk(Recipe))
+    if key not in fields:
+        raise UserError(f"--set {text}: there is no key {key}; {closest(key, Recipe)}")
+    if section(fields[key].annotation):
+        inner = ", ".join(name for name in fields if name.startswith(f"{key}."))
+        raise UserError(f"--set {text}: {key} is a section; set one of {inner}")
+    *parents, last = key.split(".")
+    node = tree
+    for part in parents:
+        inner_node = node.get(part)
+        if inner_node is None:
+            inner_node = node[part] = {}
+        if not isinstance(inner_node, dict):
+            return  # the file filled the section with something else, and validation says so
+        node = inner_node
+    node[last] = _parse(value, f"--set {text}")

@@ -1,0 +1,52 @@
+"""Settings of the trainings; importable without torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DistillSettings(BaseModel):
+    """Feature-wise generative distillation of the surrogate blocks.
+
+    `max_parallel` bounds how many blocks are in memory at once (each costs 16 bytes a parameter); the
+    blocks then train in several passes. It changes cost, never results, so it is in no key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(250, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    warm_up_steps: int = Field(10, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    seed: int = 0
+    checkpoint_every: int = Field(50, ge=1)
+    max_parallel: int | None = Field(None, ge=1)
+
+    def recipe(self) -> dict[str, float | int]:
+        """What decides a block's weights: the settings without those that only affect cost and safety."""
+        return self.model_dump(exclude={"checkpoint_every", "max_parallel"})
+
+
+class AlignSettings(BaseModel):
+    """Output-level distillation of assembled students.
+
+    The low default learning rate is measured: 1e-3 makes candidates that are already close worse. 0 steps
+    leave the students as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(100, ge=0)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    warm_up_steps: int = Field(5, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    seed: int = 0
+    checkpoint_every: int = Field(50, ge=1)
+
+    def recipe(self) -> dict[str, float | int]:
+        """The settings that decide the weights."""
+        return self.model_dump(exclude={"checkpoint_every"})

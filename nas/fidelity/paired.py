@@ -1,0 +1,205 @@
+"""Paired comparison of a student with the teacher: same noise, same prompts, same timesteps.
+
+Three measures, all 0 for the teacher itself:
+
+noise_error   |eps_s - eps_t|^2 / Var(eps_t) on noised data latents at fixed timesteps.
+latent_error  |z_s - z_t|^2 / Var(z_t) of final latents after a short DDIM sampling from the same noise
+              with guidance; 1 is a student that always gives the mean, about 2 one whose images have
+              nothing to do with the teacher's. This one ranks candidates.
+tafid         Frechet distance between pooled latents of the student's and of the teacher's samples
+              (NanoSD, arXiv 2601.09823: teacher-aligned), the student sampled from the teacher's noise.
+
+Small samples: the Frechet distance is biased upwards by about d (d + 5) / (4 N) feature variances for
+unrelated samples (d = 64 features at the default grid), so only values with the same N, prompts and
+seed compare. `tafid_floor`, teacher against teacher from other noise at the same N, says how large
+that bias is; a student below the floor is told apart from the teacher only because sampling is
+paired, and its value is no estimate of the distance at infinite N.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from nas.atomic import read_tensors, write_tensors
+from nas.fidelity.errors import FidelityError
+from nas.fidelity.features import pooled_latents
+from nas.fidelity.frechet import feature_distance
+from nas.fidelity.settings import FidelitySettings
+from nas.sampling import add_noise, alphas_cumprod, ddim_sample
+
+if TYPE_CHECKING:
+    from nas.data import LatentDataset
+    from nas.teacher import Teacher
+
+FORMAT_VERSION = 1
+
+
+class Fidelity(BaseModel):
+    """One candidate's distances to the teacher; `seconds` is the wall time of the evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    noise_error: float
+    latent_error: float
+    tafid: float
+    num_samples: int
+    seconds: float
+
+
+class PairedEvaluator:
+    """Measures U-Nets against one teacher on inputs fixed by a seed.
+
+    Args:
+        teacher: its U-Net, scheduler and text encoder.
+        dataset: latents (N, C, h, w) and captions; prompts are drawn from the captions.
+        settings: sample counts and sampler.
+        seed: of noise, prompts and timesteps.
+        cache: file for the teacher's side; read when it belongs to the same teacher, data, settings and
+            seed, else written. Evaluators in other processes then start without a teacher pass.
+
+    Raises:
+        FidelityError: the teacher itself gives non-finite values.
+        UserError: the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        dataset: LatentDataset,
+        settings: FidelitySettings,
+        seed: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        self.teacher, self.settings, self.seed = teacher, settings, seed
+        parts = [FORMAT_VERSION, teacher.key, dataset.key, settings.model_dump(), seed]
+        self.key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        self.prompts, self._prompt_index, data_index = self._choose_prompts(list(dataset.captions))
+        found = read_tensors(cache, self.key) if cache is not None else None
+        if found is None:
+            tensors = self._teacher_side(dataset.latents[data_index].float())
+            if cache is not None:
+                write_tensors(cache, tensors, {"key": self.key})
+        else:
+            tensors = found[1]
+        self._fixed = tensors
+        self.latent_variance = float(tensors["latents"].var())
+        self.noise_variance = float(tensors["epsilon"].var())
+        self.features = pooled_latents(tensors["latents"], settings.pool_grid)
+        other = pooled_latents(tensors["other_latents"], settings.pool_grid)
+        self.tafid_floor = feature_distance(self.features, other)
+
+    @property
+    def noise(self) -> Tensor:
+        """Starting noise of the paired samples (num_samples, C, h, w)."""
+        return self._fixed["noise"]
+
+    @property
+    def teacher_latents(self) -> Tensor:
+        """The teacher's final latents from `noise` (num_samples, C, h, w)."""
+        return self._fixed["latents"]
+
+    def evaluate(self, unet: Any) -> Fidelity:
+        """All three measures of a U-Net (diffusers' or staged, in eval mode).
+
+        Raises:
+            FidelityError: a measure is not finite; names it.
+        """
+        start = time.perf_counter()
+        fixed = self._fixed
+        noise_error = self._relative("noise_error", self._predict(unet), fixed["epsilon"], self.noise_variance)
+        latents = self.sample(unet)
+        latent_error = self._relative("latent_error", latents, fixed["latents"], self.latent_variance)
+        tafid = feature_distance(pooled_latents(latents, self.settings.pool_grid), self.features)
+        return Fidelity(
+            noise_error=noise_error,
+            latent_error=latent_error,
+            tafid=tafid,
+            num_samples=self.settings.num_samples,
+            seconds=time.perf_counter() - start,
+        )
+
+    def sample(self, unet: Any, noise: Tensor | None = None) -> Tensor:
+        """Final latents (num_samples, C, h, w) of a U-Net from the paired noise, or from `noise`."""
+        noise = self._fixed["noise"] if noise is None else noise
+        parts = [
+            ddim_sample(
+                unet,
+                self.teacher.scheduler.config,
+                noise[rows],
+                self._context(rows),
+                self._fixed["null_context"],
+                self.settings.ddim_steps,
+                self.settings.guidance,
+            )
+            for rows in self._batches(len(noise))
+        ]
+        return torch.cat(parts)
+
+    def _choose_prompts(self, captions: list[str]) -> tuple[list[str], Tensor, Tensor]:
+        """Distinct prompts, the prompt of each sample, and the data row of each sample.
+
+        Whole shuffles of the data before any row comes twice, so that small N covers it evenly.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        number = max(self.settings.num_samples, self.settings.num_noise_samples)
+        rounds = -(-number // len(captions))
+        rows = torch.cat([torch.randperm(len(captions), generator=generator) for _ in range(rounds)])[:number]
+        prompts = sorted({captions[int(row)] for row in rows})
+        return prompts, torch.tensor([prompts.index(captions[int(row)]) for row in rows]), rows
+
+    def _teacher_side(self, data: Tensor) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        settings, alphas = self.settings, alphas_cumprod(self.teacher.scheduler.config)
+        shape, count, total = tuple(data.shape[1:]), settings.num_noise_samples, len(alphas)
+        # Every part of the schedule has its share of the samples, in an order that prompts do not follow.
+        steps = ((torch.arange(count) + 0.5) * total / count).long()[torch.randperm(count, generator=generator)]
+        added = torch.randn(count, *shape, generator=generator)
+        fixed = {
+            "timesteps": steps,
+            "noisy": add_noise(alphas, data[:count], added, steps),
+            "noise": torch.randn(settings.num_samples, *shape, generator=generator),
+            "contexts": self.teacher.encode_prompts(self.prompts).detach(),
+            "null_context": self.teacher.encode_prompts([""]).detach(),
+        }
+        self._fixed = fixed
+        other = torch.randn(settings.num_samples, *shape, generator=generator)
+        fixed["epsilon"] = self._predict(self.teacher.unet)
+        fixed["latents"] = self.sample(self.teacher.unet)
+        fixed["other_latents"] = self.sample(self.teacher.unet, other)
+        for name, measure in (("epsilon", "noise_error"), ("latents", "latent_error"), ("other_latents", "tafid")):
+            if not bool(torch.isfinite(fixed[name]).all()):
+                raise FidelityError(measure, "the teacher's own output; its weights or scheduler are broken")
+        return fixed
+
+    def _predict(self, unet: Any) -> Tensor:
+        fixed = self._fixed
+        with torch.inference_mode():
+            parts = [
+                unet(fixed["noisy"][rows], fixed["timesteps"][rows], self._context(rows), return_dict=False)[0]
+                for rows in self._batches(len(fixed["noisy"]))
+            ]
+        return torch.cat(parts).clone()
+
+    def _context(self, rows: slice) -> Tensor:
+        return self._fixed["contexts"][self._prompt_index[rows]]
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        size = self.settings.batch_size
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+    @staticmethod
+    def _relative(measure: str, student: Tensor, teacher: Tensor, variance: float) -> float:
+        # Checked before the square, in float64 after it: large finite values must not become infinite.
+        if not bool(torch.isfinite(student).all()):
+            bad = int((~torch.isfinite(student)).sum())
+            raise FidelityError(measure, f"{bad} of {student.numel()} values that the student gives")
+        return float((student.double() - teacher.double()).square().mean()) / max(variance, 1e-12)

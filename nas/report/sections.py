@@ -1,0 +1,257 @@
+"""The report's sections in order. Each takes the run and returns HTML; none assumes that its part is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nas import plots
+from nas.plots import data, style
+from nas.plots.format import NONE, count, duration, error, milliseconds, percent
+from nas.report import models, page
+from nas.report.models import threads_text
+from nas.run_data import Candidate, RunData
+
+
+def front(run: RunData) -> str:
+    """The three-objective front and its projections."""
+    lead = (
+        "Candidates that no other one beats in latent error, latency and parameters at once; all three are better "
+        "when smaller. Point at a mark for the candidate's id, words and costs; drag to turn."
+    )
+    if not run.done:
+        return page.section("front", "The front", lead, _no_candidates(run))
+    found = data.front_data(run)
+    key = page.key(
+        [
+            ("●", style.BLUE, f"on the front ({len(found.front)})"),
+            ("●", style.FAINT, f"dominated ({len(found.dominated)})"),
+        ]
+        + [(style.GLYPHS[symbol], color, name) for name, (color, symbol) in style.pick_marks(list(found.picks)).items()]
+    )
+    # Its height is the page's: a phone is no place for a chart as tall as a laptop's.
+    space = plots.front_3d(run).update_layout(showlegend=False, height=None)
+    flat = [page.figure(plots.front_pair(run, x, y, legend=False), f"front-{x}-{y}") for x, y in plots.PAIRS]
+    rows = [
+        (
+            f"<code>{page.text(c.candidate_id)}</code>",
+            error(c.latent_error),
+            milliseconds(c.latency_ms),
+            count(c.num_params),
+            count(c.num_macs),
+        )
+        for c in sorted(found.front, key=lambda c: c.latent_error or 0.0)
+    ]
+    listing = page.table(("candidate", "latent error", "latency", "parameters", "MACs"), rows, [False] + [True] * 4)
+    names = _small(f"Words of a candidate stand in the order {' - '.join(found.front[0].words) or 'of the stages'}.")
+    return page.section(
+        "front",
+        "The front",
+        lead,
+        key,
+        '<div class="tall">'
+        + page.figure(space, "front-3d", on_phone="{'scene.camera.eye':{x:1.9,y:1.7,z:0.75}}")
+        + "</div>",
+        "<h3>Two objectives at a time</h3>",
+        key,
+        page.side_by_side(*flat),
+        page.details(f"The {len(rows)} candidates on the front as a table", names + listing),
+        _failures(run.failed),
+    )
+
+
+def history(run: RunData) -> str:
+    """Hypervolume over evaluations."""
+    lead = (
+        "The volume that the front dominates, after each evaluation: it flattens when further candidates "
+        "stop adding to the front."
+    )
+    if not run.done:
+        return page.section("hypervolume", "Hypervolume over evaluations", lead, _no_candidates(run))
+    found = data.hypervolume_history(run)
+    note = f"After {found.evaluations[-1]} evaluations: {found.values[-1]:.4f}. Rule: {found.rule}."
+    return page.section(
+        "hypervolume",
+        "Hypervolume over evaluations",
+        lead,
+        page.figure(plots.hypervolume_history(run), "hypervolume"),
+        _small(note),
+    )
+
+
+def parity(run: RunData) -> str:
+    """Predicted against measured latency."""
+    lead = "Whole U-Nets on this device: those that the fit saw, and those that it did not see and that check it."
+    if run.device is None or not run.device.points:
+        reason = run.missing.get("device", "device_profile.json holds no measured whole U-Net")
+        return page.section("latency", "Predicted against measured latency", lead, page.missing(reason))
+    errors = data.errors_pct(run)
+    unseen = len(run.device.errors_pct("check"))
+    note = (
+        f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
+        if errors
+        else "No U-Net was kept out of the fit."
+    )
+    rows = [
+        (
+            f"<code>{page.text(p.candidate_id)}</code>",
+            milliseconds(p.measured_ms),
+            milliseconds(p.predicted_ms),
+            percent(p.error_pct),
+        )
+        for p in sorted(run.device.points, key=lambda p: -p.error_pct)
+        if p.role == "check"
+    ]
+    listing = (
+        page.table(("unseen U-Net", "measured", "predicted", "error"), rows, [False, True, True, True]) if rows else ""
+    )
+    chart = page.figure(plots.predicted_vs_measured(run), "parity")
+    return page.section(
+        "latency", "Predicted against measured latency", lead, _small(note), page.side_by_side(chart, listing)
+    )
+
+
+def params(run: RunData) -> str:
+    """Parameters against latency."""
+    title = "Parameters against latency"
+    if len(run.done) < 2:
+        return page.section("parameters", title, "Whether a smaller model is a faster one.", _no_candidates(run))
+    tau = data.kendall_tau([c.num_params for c in run.done], [c.latency_ms for c in run.done])
+    # The sentence follows the figure, whatever it is.
+    verdict = _together(tau)
+    value = (
+        ""
+        if tau is None
+        else f": Kendall's tau is {tau:.2f} over {len(run.done)} candidates (1 would be the same order)"
+    )
+    pair = data.contradiction(run.done)
+    whole = run.space.params_latency_tau
+    over_all = f"Over the whole space tau is {whole:.2f}. " if whole is not None else ""
+    example = over_all + (
+        f"The clearest case: {pair.small.candidate_id} has {percent(100 - 100 / pair.params_ratio)} fewer parameters "
+        f"than {pair.fast.candidate_id} "
+        f"and takes {pair.latency_ratio:.2f} times as long "
+        f"({milliseconds(pair.small.latency_ms)} against {milliseconds(pair.fast.latency_ms)})."
+        if pair
+        else "No candidate with fewer parameters is slower than one with more."
+    )
+    lead = f"Parameters and latency {verdict}{value}; colour is the latent error."
+    return page.section(
+        "parameters", title, lead, page.figure(plots.params_vs_latency(run), "parameters"), _small(example)
+    )
+
+
+def swaps(run: RunData) -> str:
+    """The single-swap table, and how well its sum predicts."""
+    lead = (
+        "First: latent error when one stage of the most faithful network is replaced. Then: what these replacements "
+        "add up to, known before the search, against what was measured."
+    )
+    table = page.figure(plots.swap_table(run), "swaps") if run.swap_table else page.missing(run.missing["swap_table"])
+    both = [c for c in run.done if c.prior is not None]
+    if not both:
+        prior = page.missing(run.missing.get("candidates", "no finished candidate has a prior in candidates.parquet"))
+        return page.section("swaps", "What each option costs in fidelity", lead, page.side_by_side(table, prior))
+    tau = data.kendall_tau([c.prior or 0.0 for c in both], [c.latent_error or 0.0 for c in both])
+    note = (
+        _small(f"Kendall's tau of prior and measured latent error: {tau:.2f} over {len(both)} candidates.")
+        if tau is not None
+        else ""
+    )
+    chart = page.figure(plots.prior_vs_measured(run), "prior")
+    return page.section("swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note)
+
+
+def blocks(run: RunData) -> str:
+    """FwGD losses."""
+    lead = (
+        "Feature-wise distillation of each surrogate block from its first step to its last, as a share of the "
+        "variance of the teacher's output."
+    )
+    losses = any(b.first_loss is not None and b.last_loss is not None for b in run.blocks)
+    reason = run.missing.get(
+        "blocks", "blocks.json holds no losses: every block came from the bank of an earlier run, or stopped"
+    )
+    body = page.figure(plots.distill_losses(run), "blocks") if losses else page.missing(reason)
+    stopped = "".join(page.missing(f"{b.stage} {b.option} stopped: {b.reason}") for b in run.blocks if b.reason)
+    return page.section("blocks", "How well each block learned its teacher", lead, body, stopped)
+
+
+def phases(run: RunData) -> str:
+    """Where the time went."""
+    total = f" ({duration(sum(run.phases.values()))} in all)" if run.phases else ""
+    body = page.figure(plots.phase_times(run), "phases") if run.phases else page.missing(run.missing["phases"])
+    return page.section("time", "Where the time went", f"Seconds of each phase of the run{total}.", body)
+
+
+def provenance(run: RunData) -> str:
+    """Recipe, hashes, versions, conditions, seeds."""
+    import hashlib
+
+    import yaml
+
+    lead = "What this run was made from, enough to make it again."
+    rows: list[tuple[str, object]] = [("run directory", run.folder.name)]
+    if run.config is not None:
+        rows.append(
+            ("config.yaml (sha256)", hashlib.sha256((run.folder / "config.yaml").read_bytes()).hexdigest()[:16])
+        )
+        rows.append(("seed", run.config.get("seed", NONE)))
+    if run.device:
+        device = run.device
+        rows.append(
+            ("latency", f"{device.device}, {device.runtime}, {device.precision}, {threads_text(device.threads)}")
+        )
+        rows += [(f"condition: {name}", value) for name, value in device.conditions.items()]
+    rows += [(name.replace("_", " "), value) for name, value in (run.provenance or {}).items()]
+    recipe = (
+        page.details(
+            "The resolved recipe", f"<pre>{page.text(yaml.safe_dump(dict(run.config), sort_keys=False))}</pre>"
+        )
+        if run.config is not None
+        else page.missing(run.missing["config"])
+    )
+    gap = page.missing(run.missing["provenance"]) if run.provenance is None else ""
+    return page.section("provenance", "Configuration and provenance", lead, page.pairs(rows), gap, recipe)
+
+
+#: (anchor, word of the contents line, section), in the order of the page.
+SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
+    ("models", "models", models.closing),
+    ("images", "images", models.images),
+    ("front", "front", front),
+    ("hypervolume", "hypervolume", history),
+    ("latency", "latency", parity),
+    ("parameters", "parameters", params),
+    ("swaps", "options", swaps),
+    ("blocks", "distillation", blocks),
+    ("time", "time", phases),
+    ("provenance", "provenance", provenance),
+)
+
+
+def _no_candidates(run: RunData) -> str:
+    reason = run.missing.get("candidates") or "no candidate has finished with a usable latent error"
+    return page.missing(reason) + _failures(run.failed)
+
+
+def _failures(failed: Iterable[Candidate]) -> str:
+    rows = [
+        (f"<code>{page.text(c.candidate_id)}</code>", page.text(c.outcome), page.text(c.reason or NONE)) for c in failed
+    ]
+    return (
+        page.details(f"{len(rows)} did not finish", page.table(("candidate", "outcome", "reason"), rows, [False] * 3))
+        if rows
+        else ""
+    )
+
+
+def _together(tau: float | None) -> str:
+    if tau is None:
+        return "cannot be compared"
+    return (
+        "largely go together here" if tau >= 0.8 else "go together only loosely" if tau >= 0.3 else "do not go together"
+    )
+
+
+def _small(sentence: str) -> str:
+    return f'<p class="lead"><small>{page.text(sentence)}</small></p>'

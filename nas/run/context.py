@@ -1,0 +1,159 @@
+"""What the phases of a run share, loaded when first needed: teacher, space, costs, data, trained blocks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.config import Recipe, recipe_hash
+from nas.run.directory import RunDirectory
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from latency_predictors.profile import DeviceProfile
+    from nas.block_bank import BlockBank
+    from nas.data import Batch, LatentDataset
+    from nas.distill.settings import AlignSettings, DistillSettings
+    from nas.fidelity.paired import PairedEvaluator
+    from nas.fidelity.settings import FidelitySettings
+    from nas.search.settings import KnownCosts
+    from nas.search.store import CandidateStore
+    from nas.teacher import Teacher
+    from search_spaces.costs import CostTable
+    from search_spaces.space import SearchSpace
+
+
+class RunContext:
+    """A run's recipe and directory, and the objects that they stand for."""
+
+    def __init__(self, recipe: Recipe, directory: RunDirectory) -> None:
+        self.recipe = recipe
+        self.directory = directory
+
+    @classmethod
+    def open(cls, run_dir: Path | str) -> RunContext:
+        """The context of a run that exists.
+
+        Raises:
+            UserError: no run there.
+        """
+        directory = RunDirectory(run_dir)
+        return cls(directory.recipe(), directory)
+
+    @cached_property
+    def recipe_hash(self) -> str:
+        return recipe_hash(self.recipe)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        from nas.teacher import load_teacher
+
+        return load_teacher(self.recipe.teacher)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        from search_spaces.space import load_space
+
+        return load_space(self.recipe.space)
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """Exact parameters and MACs of every option, for one latent and batch 1."""
+        from search_spaces.costs import CostTable
+
+        return CostTable.from_unet(self.teacher.unet, self.space, self.teacher.latent_size, self.teacher.num_tokens)
+
+    @cached_property
+    def dataset(self) -> LatentDataset:
+        """Latents and captions that blocks are distilled on; encoded once per run."""
+        from nas.run.dataset import cached_latents
+
+        return cached_latents(self.teacher, self.recipe, self.directory.work / "latents.safetensors")
+
+    @cached_property
+    def bank(self) -> BlockBank:
+        from nas.block_bank import BlockBank
+
+        return BlockBank(self.directory.bank)
+
+    @cached_property
+    def blocks(self) -> dict[tuple[str, str], nn.Module]:
+        """Trained surrogate blocks by (stage, option), frozen.
+
+        Raises:
+            UserError: not distilled yet, or a damaged bank file.
+        """
+        from nas.distill.blocks import load_blocks, read_results
+
+        if not self.directory.blocks.is_file():
+            raise UserError(f"run {self.directory.path} has no trained blocks yet; nanosd resume {self.directory.path}")
+        return load_blocks(self.teacher.unet, read_results(self.directory.blocks), self.bank)
+
+    @cached_property
+    def evaluator(self) -> PairedEvaluator:
+        from nas.fidelity.paired import PairedEvaluator
+
+        cache = self.directory.work / "fidelity.safetensors"
+        return PairedEvaluator(self.teacher, self.dataset, self.fidelity_settings, self.recipe.seed, cache)
+
+    @cached_property
+    def profile(self) -> DeviceProfile:
+        """The run's device profile.
+
+        Raises:
+            UserError: not calibrated yet, or a damaged profile.
+        """
+        from latency_predictors.profile import DeviceProfile
+
+        if not self.directory.profile.is_file():
+            raise UserError(f"run {self.directory.path} is not calibrated yet; nanosd resume {self.directory.path}")
+        return DeviceProfile.load(self.directory.profile)
+
+    @property
+    def store(self) -> CandidateStore:
+        from nas.search.store import CandidateStore
+
+        return CandidateStore(self.directory.store)
+
+    @cached_property
+    def known_costs(self) -> KnownCosts:
+        """Predicted latency, parameters and MACs of any candidate."""
+        from nas.search.settings import KnownCosts
+
+        return KnownCosts(
+            latency_ms=lambda matrix: self.profile.predict(self.space, matrix),
+            num_params=self.costs.params,
+            num_macs=self.costs.macs,
+        )
+
+    def batches(self, batch_size: int) -> Any:
+        """Source of training batches addressed by step: ``source(k)`` yields from step k on."""
+        from nas.data import batches
+
+        def source(step: int) -> Iterator[Batch]:
+            return batches(self.dataset, self.teacher, batch_size, self.recipe.seed, step)
+
+        return source
+
+    @property
+    def distill_settings(self) -> DistillSettings:
+        from nas.distill.settings import DistillSettings
+
+        return DistillSettings(seed=self.recipe.seed, **self.recipe.distill.model_dump())
+
+    @property
+    def align_settings(self) -> AlignSettings:
+        from nas.distill.settings import AlignSettings
+
+        return AlignSettings(seed=self.recipe.seed, **self.recipe.finalize.model_dump())
+
+    @property
+    def fidelity_settings(self) -> FidelitySettings:
+        from nas.fidelity.settings import FidelitySettings
+
+        return FidelitySettings(**self.recipe.fidelity.model_dump())

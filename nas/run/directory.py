@@ -1,0 +1,180 @@
+"""The run directory: where every phase of a run keeps what it made, guarded against a second driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas.atomic import write_json
+from nas.config import Recipe, load_recipe, recipe_hash, save_recipe
+from search_spaces.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+MIN_FREE_BYTES = 200 * 2**20
+
+
+class RunDirectory:
+    """Paths of one run, its recipe and the seconds spent in each phase."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG_FILE
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "device_profile.json"
+
+    @property
+    def bank(self) -> Path:
+        return self.path / "bank"
+
+    @property
+    def blocks(self) -> Path:
+        return self.path / "blocks.json"
+
+    @property
+    def swap_table(self) -> Path:
+        return self.path / "swap_table.json"
+
+    @property
+    def store(self) -> Path:
+        return self.path / "store"
+
+    @property
+    def picks(self) -> Path:
+        return self.path / "picks.json"
+
+    @property
+    def variants(self) -> Path:
+        return self.path / "variants"
+
+    @property
+    def closing(self) -> Path:
+        return self.path / "closing.json"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def work(self) -> Path:
+        """Measurements, checkpoints and caches that phases go on from."""
+        return self.path / "work"
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and write its recipe, or check that it already holds the same one.
+
+        Raises:
+            UserError: another recipe is in the folder, or it cannot be written, or the disk is full.
+        """
+        if self.config.is_file():
+            if recipe_hash(self.recipe()) != recipe_hash(recipe):
+                raise UserError(
+                    f"run {self.path} was made with another recipe; give this one another --name, "
+                    f"or go on with the old one: nanosd resume {self.path}"
+                )
+            self.check_writable()
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_recipe(recipe, self.config)
+        except OSError as error:
+            raise UserError(
+                f"run {self.path}: cannot be written ({error.strerror}); choose a folder with --run"
+            ) from None
+        self.check_writable()
+
+    def check_writable(self) -> None:
+        """Raise unless something can be written into the folder.
+
+        Raises:
+            UserError: a read-only folder, or fewer than 200 MiB free.
+        """
+        probe = self.path / f".probe.{os.getpid()}"
+        try:
+            probe.write_bytes(b"x")
+            probe.unlink()
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise UserError(
+                f"run {self.path}: cannot be written ({error.strerror}); free space or mend its permissions, "
+                f"then: nanosd resume {self.path}"
+            ) from None
+        if free < MIN_FREE_BYTES:
+            raise UserError(
+                f"run {self.path}: {free // 2**20} MiB are free, a run needs {MIN_FREE_BYTES // 2**20} MiB or more; "
+                f"free space, then: nanosd resume {self.path}"
+            )
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe that the run was started with.
+
+        Raises:
+            UserError: no run here, or a recipe that cannot be read.
+        """
+        if not self.config.is_file():
+            raise UserError(f"run {self.path}: no {CONFIG_FILE} there; start one with `nanosd search`")
+        return load_recipe(self.config)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the operating system releases it however the process ends.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"run {self.path}: another nanosd process is working on it; wait for it, stop it, "
+                f"or look with: nanosd status {self.path}"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"run {self.path}: cannot be locked ({error.strerror}); choose a folder with --run"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is working on the run."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent per phase by all processes that ended a phase of this run."""
+        try:
+            data = json.loads(self.timings.read_text(encoding="utf-8"))
+            return {str(phase): float(value) for phase, value in data["phases"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Add to a phase's seconds."""
+        known = self.seconds()
+        known[phase] = round(known.get(phase, 0.0) + seconds, 3)
+        write_json(self.timings, {"phases": known})

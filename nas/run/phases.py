@@ -1,0 +1,198 @@
+"""The phases of a run in order. Each goes on from what it finds and does nothing finished twice."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from nas.progress import Progress
+from nas.run.context import RunContext
+from nas.run.evaluate import make_evaluator
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nas.progress import Phase
+
+
+def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
+    """Progress callback ``(done, total, note)`` of the trainings and measurements for a phase line.
+
+    Whatever the first call already reports beyond one unit was done by an earlier process.
+    """
+    seen = -1
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal seen
+        phase.total = total
+        if seen < 0:
+            phase.skip(max(done - 1, 0))
+            seen = max(done - 1, 0)
+        phase.advance(max(done - seen, 0), **({"": note} if note else {}))
+        seen = max(done, seen)
+
+    return report
+
+
+def prepare(run: RunContext, progress: Progress) -> None:
+    """Load the teacher, check the space against it, count costs, encode the training images."""
+    with progress.phase("prepare", 3) as phase:
+        _ = run.teacher
+        phase.advance(teacher=run.recipe.teacher)
+        _ = run.costs
+        phase.advance(candidates=run.space.num_candidates)
+        dataset = run.dataset
+        phase.advance(images=len(dataset), **({"unreadable": len(dataset.skipped)} if dataset.skipped else {}))
+
+
+def calibrate(run: RunContext, progress: Progress) -> None:
+    """Measure every option on this machine, or take over a given profile; then check the budgets.
+
+    Raises:
+        UserError: a profile that does not fit, or a budget below what any candidate can reach.
+    """
+    from latency_predictors.profile import DeviceProfile
+
+    directory, recipe = run.directory, run.recipe
+    if not directory.profile.is_file():
+        if recipe.calibration.profile is not None:
+            given = DeviceProfile.load(recipe.calibration.profile)
+            given.predict(run.space, run.space.enumerate()[:1])
+            given.save(directory.profile)
+        else:
+            measure_profile(run, directory.work / "calibration", progress).save(directory.profile)
+    check_budgets(run)
+
+
+def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
+    """A device profile of this machine for the run's teacher and space; measurements go on in `work_dir`."""
+    from latency_predictors.calibration import calibrate as measure
+
+    teacher = run.teacher
+    with progress.phase("calibrate") as phase:
+        return measure(
+            teacher.unet,
+            run.space,
+            latent_size=teacher.latent_size,
+            num_tokens=teacher.num_tokens,
+            context_dim=int(teacher.unet.config.cross_attention_dim),
+            work_dir=work_dir,
+            settings=_calibration_settings(run),
+            teacher_key=teacher.key,
+            on_progress=step_counter(phase),
+        )
+
+
+def _calibration_settings(run: RunContext) -> Any:
+    from latency_predictors.calibration import CalibrationSettings
+
+    settings = run.recipe.calibration
+    num_options = sum(len(names) for names in run.space.options.values())
+    subjects = num_options + settings.num_fit + settings.num_check
+    fields = settings.model_dump(exclude={"profile", "max_seconds"})
+    return CalibrationSettings(**fields, max_seconds=settings.max_seconds / subjects)
+
+
+def check_budgets(run: RunContext) -> None:
+    """Raise before anything is trained when no candidate of the space can meet the budgets.
+
+    Raises:
+        UserError: naming the reachable range.
+    """
+    from nas.search.settings import table_or_sample
+
+    budgets = run.recipe.picks
+    if budgets.max_latency_ms is None and budgets.max_params is None:
+        return
+    matrix = table_or_sample(run.space, run.recipe.seed)
+    latency, params = run.profile.predict(run.space, matrix), run.costs.params(matrix)
+    within = (latency <= (budgets.max_latency_ms or float("inf"))) & (params <= (budgets.max_params or float("inf")))
+    if not within.any():
+        raise UserError(
+            f"no candidate of {run.space.name!r} meets the budgets (latency {budgets.max_latency_ms} ms, parameters "
+            f"{budgets.max_params}); this space reaches {latency.min():.3g} to {latency.max():.3g} ms and "
+            f"{params.min():,} to {params.max():,} parameters; raise picks.max_latency_ms or picks.max_params"
+        )
+
+
+def distill(run: RunContext, progress: Progress) -> None:
+    """Train every surrogate block that the bank does not hold."""
+    from nas.distill.blocks import distill_blocks, save_results, surrogate_blocks
+
+    settings = run.distill_settings
+    with progress.phase("distill", settings.steps) as phase:
+        results = distill_blocks(
+            run.teacher,
+            run.space,
+            run.batches(settings.batch_size),
+            settings,
+            run.bank,
+            run.directory.work,
+            run.dataset.key,
+            on_progress=step_counter(phase),
+        )
+        if all(result.status == "bank" for result in results.values()):
+            phase.skip(settings.steps - phase.done, blocks=f"all {len(results)} in the bank")
+    assert list(results) == surrogate_blocks(run.teacher.unet, run.space)
+    # The losses of this run's training are worth more than "found in the bank" of a resumed one: the bank keeps them.
+    save_results(run.directory.blocks, results)
+
+
+def prior(run: RunContext, progress: Progress) -> Any:
+    """The table of single-swap errors: every option alone in the all-teacher network."""
+    from nas.fidelity.swap import swap_table
+
+    with progress.phase("prior") as phase:
+        return swap_table(
+            run.teacher,
+            run.space,
+            run.blocks,
+            run.evaluator,
+            path=run.directory.swap_table,
+            on_progress=step_counter(phase),
+        )
+
+
+def search(run: RunContext, table: Any, address: str | None, progress: Progress) -> None:
+    """The sweep, until the recipe's number of candidates is evaluated; then the tables."""
+    from nas.search.settings import SweepSettings
+    from nas.search.store import export_tables
+    from nas.search.sweep import run_sweep
+
+    settings = SweepSettings(seed=run.recipe.seed, recipe_hash=run.recipe_hash, **run.recipe.search.model_dump())
+    with progress.phase("search", settings.num_candidates) as phase:
+        first = True
+
+        def report(done: int, failed: int, infeasible: int, front_size: int, hypervolume: float, total: int) -> None:
+            nonlocal first
+            counts: dict[str, Any] = {"failed": failed, "infeasible": infeasible, "front": front_size}
+            if first:
+                phase.skip(done, **counts, hypervolume=hypervolume)
+            else:
+                phase.advance(max(done - phase.done, 0), **counts, hypervolume=hypervolume)
+            first = False
+
+        run_sweep(
+            run.space,
+            functools.partial(make_evaluator, str(run.directory.path.resolve())),
+            run.known_costs,
+            settings,
+            run.directory.path,
+            prior=table.prior,
+            on_progress=report,
+            address=address,
+        )
+    export_tables(run.directory.path)
+
+
+def pick(run: RunContext, progress: Progress) -> dict[str, Any]:
+    """Choose the picks from the front and write picks.json."""
+    from nas.picks import choose, save_picks
+
+    with progress.phase("pick") as phase:
+        budgets = run.recipe.picks
+        picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params)
+        save_picks(run.directory.picks, picks)
+        phase.advance(len(picks))
+    return picks

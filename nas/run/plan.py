@@ -1,0 +1,90 @@
+"""What a run would do: how much, about how long, how big. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from nas.config import Recipe
+from nas.run.context import RunContext
+from nas.run.directory import RunDirectory
+
+# A training step of all surrogates against one teacher pass of the same batch, and a student's forward and
+# backward against a teacher's forward: orders of magnitude for an estimate that is called one.
+_SURROGATES_PER_PASS = 7.0
+_STUDENT_STEP_PER_PASS = 2.0
+_STUDENT_PER_PASS = 0.6
+
+
+def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
+    """Counts, sizes and a rough duration, estimated from one teacher pass timed now.
+
+    Raises:
+        UserError: a teacher or space that cannot be used.
+    """
+    from nas.distill.blocks import surrogate_blocks
+
+    run = RunContext(recipe, RunDirectory(run_dir))
+    blocks = surrogate_blocks(run.teacher.unet, run.space)
+    columns = {stage: list(names) for stage, names in run.space.options.items()}
+    bank_params = sum(int(run.costs.num_params[stage][columns[stage].index(option)]) for stage, option in blocks)
+    per_pass = _seconds_per_sample(run)
+    fidelity, distill, finalize = recipe.fidelity, recipe.distill, recipe.finalize
+    guided = 1 if fidelity.guidance == 1 else 2
+    evaluation = (
+        per_pass
+        * _STUDENT_PER_PASS
+        * (fidelity.num_samples * fidelity.ddim_steps * guided + fidelity.num_noise_samples)
+    )
+    num_options = sum(len(names) for names in run.space.options.values())
+    seconds = {
+        "calibrate": 0.0 if recipe.calibration.profile else recipe.calibration.max_seconds,
+        "distill": distill.steps * distill.batch_size * per_pass * (1 + _SURROGATES_PER_PASS),
+        "prior": num_options * evaluation,
+        "search": recipe.search.num_candidates * evaluation / recipe.search.workers,
+        "finalize": finalize.steps * finalize.batch_size * per_pass * (1 + 3 * _STUDENT_STEP_PER_PASS),
+    }
+    matrix_params = run.costs.params(_ends(run))
+    return {
+        "run": str(run.directory.path),
+        "exists": run.directory.config.is_file(),
+        "teacher": recipe.teacher,
+        "teacher_params": run.costs.teacher.num_params,
+        "space": run.space.name,
+        "space_candidates": run.space.num_candidates,
+        "candidate_params": [int(matrix_params.min()), int(matrix_params.max())],
+        "surrogate_blocks": len(blocks),
+        "candidates_to_evaluate": recipe.search.num_candidates,
+        "workers": recipe.search.workers,
+        "bank_megabytes": round(4 * bank_params / 1e6, 1),
+        "about_seconds": {phase: round(value, 1) for phase, value in seconds.items()},
+        "about_seconds_total": round(sum(seconds.values())),
+        "estimate": "rough: from one teacher pass timed now, without loading, export and report",
+    }
+
+
+def _ends(run: RunContext) -> Any:
+    """The candidates of fewest and most parameters (2, stages)."""
+    import numpy as np
+
+    per_stage = [run.costs.num_params[stage] for stage in run.space.stages]
+    return np.array([[int(p.argmin()) for p in per_stage], [int(p.argmax()) for p in per_stage]])
+
+
+def _seconds_per_sample(run: RunContext, batch: int = 8) -> float:
+    """Seconds of a teacher pass per latent, from the faster of two."""
+    import torch
+
+    teacher = run.teacher
+    batch = 1 if run.costs.teacher.num_params > 10**8 else batch
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(batch, teacher.latent_channels, teacher.latent_size, teacher.latent_size, generator=generator)
+    context = teacher.encode_prompts([""] * batch)
+    times = []
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            teacher.unet(sample, 500, context)
+            times.append(time.perf_counter() - start)
+    return min(times) / batch

@@ -1,0 +1,303 @@
+"""What a run directory says, read once into one typed object.
+
+Plots, report and benchmarks read a run through `read_run` and never open its files themselves, so a change of
+a file format is mended here and nowhere else. A part that is missing or unreadable is `None` (or empty) and
+`RunData.missing[part]` says why in one sentence; nothing is guessed in its place.
+
+Files and what is read from them (other keys are ignored):
+
+    config.yaml          the resolved recipe
+    candidates.parquet   id, one column per decision, num_params, num_macs, latency_ms, latent_error, noise_error,
+                         tafid, prior, outcome, reason, seconds, order (candidates.csv is read when it is absent)
+    device_profile.json  device, runtime, precision, threads, base.conditions, fitted and validation (lists of
+                         {candidate, measured_ms, predicted_ms}): the whole U-Nets that the fit saw, and those unseen
+    space.json           num_candidates, latency_ms and num_params as [least, largest], params_latency_tau: facts of the
+                         whole space (`nas.run_data.space_facts`); the size is looked up in the preset without it
+    swap_table.json      {base_error, errors: {stage: {option: latent error or null}}}
+    blocks.json          [{stage, option, status, reason, first_loss, last_loss}]
+    picks.json           {pick: {candidate, rule}}
+    closing.json         {rows: [{pick, candidate, num_params, num_macs, predicted_ms, measured: {median_ms, iqr_ms},
+                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor}]}
+    timings.json         {phases: {phase: seconds}}
+    provenance.json      free key-value facts: versions, hashes, host
+    images/<model>/<i>.png, images/captions.json {captions: [...]}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from nas.run_data.types import (
+    STAGES,
+    BlockLoss,
+    Candidate,
+    ClosingRow,
+    Device,
+    LatencyPoint,
+    ModelImages,
+    Pick,
+    RunData,
+    Scores,
+    SpaceFacts,
+    SwapTable,
+    word_order,
+    words_of,
+)
+from search_spaces.errors import UserError
+from search_spaces.space import load_space
+
+#: part -> (file, what writes it): the words of the "missing" sentence.
+PARTS = {
+    "config": ("config.yaml", "the start of a run"),
+    "candidates": ("candidates.parquet", "the search phase"),
+    "device": ("device_profile.json", "the calibration phase"),
+    "swap_table": ("swap_table.json", "the prior phase"),
+    "blocks": ("blocks.json", "the distillation phase"),
+    "picks": ("picks.json", "the pick phase"),
+    "closing": ("closing.json", "the finalize phase"),
+    "phases": ("timings.json", "every phase as it ends"),
+    "images": ("images/", "the finalize phase"),
+    "provenance": ("provenance.json", "the start of a run"),
+}
+
+T = TypeVar("T")
+
+
+def read_run(folder: Path | str) -> RunData:
+    """Read a run directory; parts that are missing or unreadable are named in `missing`.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"no run directory at {folder}: make one with `nanosd search`, or with `python -m nox -s quickstart`"
+        )
+    missing: dict[str, str] = {}
+
+    def part(name: str, read: Callable[[Path], T], empty: T) -> T:
+        file, writer = PARTS[name]
+        try:
+            value = read(folder / file)
+        except FileNotFoundError:
+            missing[name] = f"{file} is not in this run directory: {writer} writes it; `nanosd resume` completes a run"
+            return empty
+        except KeyError as error:
+            missing[name] = f"{file} has no field {error}"
+            return empty
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            missing[name] = f"{file} cannot be read ({str(error).splitlines()[0]})"
+            return empty
+        if not value:
+            missing[name] = f"{file} has no entries: {writer} writes them"
+        return value
+
+    config = part("config", _read_yaml, None)
+    return RunData(
+        folder=folder,
+        config=config,
+        space=_read_space(folder / "space.json", (config or {}).get("space")),
+        candidates=part("candidates", _read_candidates, ()),
+        device=part("device", _read_device, None),
+        swap_table=part("swap_table", _read_swap_table, None),
+        blocks=part("blocks", _read_blocks, ()),
+        picks=part("picks", _read_picks, ()),
+        closing=part("closing", _read_closing, ()),
+        phases=part("phases", _read_phases, None),
+        images=part("images", _read_images, ()),
+        captions=_read_captions(folder / "images" / "captions.json"),
+        provenance=part("provenance", _read_json, None),
+        missing=missing,
+    )
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError("it holds no key-value pairs")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    """A finite float, or None for an absent or non-finite value: a NaN must never reach an axis."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _needed(value: Any, name: str) -> float:
+    number = _number(value)
+    if number is None:
+        raise ValueError(f"{name} is {value}")
+    return number
+
+
+def _int(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else round(number)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _read_candidates(path: Path) -> tuple[Candidate, ...]:
+    import pandas
+
+    csv = path.with_suffix(".csv")
+    frame = pandas.read_csv(csv) if csv.is_file() and not path.is_file() else pandas.read_parquet(path)
+    rows = [_candidate(row, index) for index, row in enumerate(frame.to_dict("records"))]
+    return tuple(sorted(rows, key=lambda row: row.order))
+
+
+def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
+    candidate_id = str(row["id"])
+    columns = {stage: str(row[stage]) for stage in STAGES if isinstance(row.get(stage), str)}
+    order = _int(row.get("order"))
+    return Candidate(
+        candidate_id=candidate_id,
+        words=columns or words_of(candidate_id),
+        num_params=round(_needed(row["num_params"], "num_params")),
+        num_macs=round(_needed(row["num_macs"], "num_macs")),
+        latency_ms=_needed(row["latency_ms"], "latency_ms"),
+        latent_error=_number(row.get("latent_error")),
+        noise_error=_number(row.get("noise_error")),
+        tafid=_number(row.get("tafid")),
+        prior=_number(row.get("prior")),
+        outcome=str(row["outcome"]),
+        reason=_text(row.get("reason")),
+        seconds=_number(row.get("seconds")),
+        order=index if order is None else order,
+    )
+
+
+def _read_device(path: Path) -> Device:
+    data = _read_json(path)
+    points = [_latency_point(row, "fit") for row in data.get("fitted") or ()]
+    points += [_latency_point(row, "check") for row in data.get("validation") or ()]
+    return Device(
+        device=str(data["device"]),
+        runtime=str(data["runtime"]),
+        precision=str(data["precision"]),
+        threads=_int(data.get("threads")),
+        conditions=(data.get("base") or {}).get("conditions") or {},
+        points=tuple(points),
+    )
+
+
+def _latency_point(row: Mapping[str, Any], role: Literal["fit", "check"]) -> LatencyPoint:
+    measured, predicted = (_needed(row[name], name) for name in ("measured_ms", "predicted_ms"))
+    return LatencyPoint(str(row["candidate"]), measured, predicted, role)
+
+
+def _read_swap_table(path: Path) -> SwapTable:
+    data = _read_json(path)
+    table = {stage: {o: _number(e) for o, e in options.items()} for stage, options in data["errors"].items()}
+    return SwapTable(table, _number(data.get("base_error")))
+
+
+def _read_space(path: Path, preset: object) -> SpaceFacts:
+    # Facts of the space only add to what the page says, so that their absence is no missing part.
+    try:
+        data = _read_json(path)
+        return SpaceFacts(
+            num_candidates=_int(data.get("num_candidates")),
+            latency_ms=_range(data.get("latency_ms")),
+            num_params=_range(data.get("num_params")),
+            params_latency_tau=_number(data.get("params_latency_tau")),
+        )
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    try:
+        return SpaceFacts(num_candidates=load_space(str(preset)).num_candidates)
+    except UserError:
+        return SpaceFacts()
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (_needed(value[0], "least"), _needed(value[1], "largest"))
+
+
+def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
+    blocks = [
+        BlockLoss(
+            r["stage"], r["option"], _number(r.get("first_loss")), _number(r.get("last_loss")), _text(r.get("reason"))
+        )
+        for r in _read_json(path)
+    ]
+    return tuple(sorted(blocks, key=lambda b: (STAGES.index(b.stage), *word_order(b.option))))
+
+
+def _read_picks(path: Path) -> tuple[Pick, ...]:
+    return tuple(Pick(name, str(row["candidate"]), _text(row.get("rule"))) for name, row in _read_json(path).items())
+
+
+def _scores(row: Any) -> Scores:
+    row = row or {}
+    return Scores(_number(row.get("latent_error")), _number(row.get("noise_error")), _number(row.get("tafid")))
+
+
+def _read_closing(path: Path) -> tuple[ClosingRow, ...]:
+    data = _read_json(path)
+    rows = data["rows"]
+    return tuple(_closing_row(row) for row in rows)
+
+
+def _closing_row(row: Mapping[str, Any]) -> ClosingRow:
+    candidate_id = row.get("candidate")
+    measured = row.get("measured") or {}
+    return ClosingRow(
+        name=str(row["pick"]),
+        candidate_id=candidate_id,
+        words=words_of(candidate_id or ""),
+        num_params=_int(row.get("num_params")),
+        num_macs=_int(row.get("num_macs")),
+        predicted_ms=_number(row.get("predicted_ms")),
+        measured_ms=_number(measured.get("median_ms")),
+        measured_iqr_ms=_number(measured.get("iqr_ms")),
+        speed_up=_number(row.get("speed_up")),
+        before=_scores(row.get("before")),
+        after=_scores(row.get("after")),
+        tafid_floor=_number(row.get("tafid_floor")),
+        aligned=row.get("aligned"),
+    )
+
+
+def _read_phases(path: Path) -> dict[str, float]:
+    return {phase: _needed(seconds, phase) for phase, seconds in _read_json(path)["phases"].items()}
+
+
+def _read_images(folder: Path) -> tuple[ModelImages, ...]:
+    """One row per model folder: the teacher first, then by name (callers reorder by the closing table)."""
+    models = sorted((f for f in folder.iterdir() if f.is_dir()), key=lambda f: (f.name != "teacher", f.name))
+
+    def number(path: Path) -> tuple[int, str]:
+        return (int(path.stem), "") if path.stem.isdigit() else (1 << 30, path.stem)
+
+    rows = [ModelImages(f.name, tuple(sorted(f.glob("*.png"), key=number))) for f in models]
+    return tuple(row for row in rows if row.files)
+
+
+def _read_captions(path: Path) -> tuple[str, ...]:
+    # Captions only label columns: without them the columns are numbered, so their absence is no missing part.
+    try:
+        captions = _read_json(path)
+    except (OSError, ValueError):
+        return ()
+    captions = captions.get("captions") if isinstance(captions, dict) else captions
+    return tuple(str(caption) for caption in captions) if isinstance(captions, list) else ()

@@ -1,0 +1,263 @@
+"""The teacher: a Stable-Diffusion-format pipeline from a bundled name, a folder or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.random_teacher import write_random_teacher
+from search_spaces.errors import UserError
+
+__all__ = ["Teacher", "bundled_teachers", "folder_key", "load_teacher", "write_random_teacher"]
+
+ENTRY_POINTS = "nanosd.teachers"
+_COMPONENTS = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": None,
+    "scheduler": None,
+}
+_CHUNK = 64  # images or prompts at a time: bounds memory for SD-sized teachers
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A loaded teacher; every network in eval mode, float32, without gradients.
+
+    key: 16 hex digits of a SHA-256 over weights and configs: what banks and caches are keyed by.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    folder: Path
+    spec: str
+    key: str
+
+    @property
+    def latent_size(self) -> int:
+        """Height and width of the latents that the teacher was made for."""
+        size = self.unet.config.sample_size
+        return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of every (padded) prompt."""
+        return int(min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings))
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels per latent along one side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of images in pixels."""
+        return self.latent_size * self.vae_scale
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """Prompt embeddings (N, num_tokens, dim), float32, as the pipeline makes them."""
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=self.num_tokens, truncation=True, return_tensors="pt"
+        ).input_ids
+        return torch.cat([self.text_encoder(ids)[0] for ids in tokens.split(_CHUNK)])
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Scaled latents (N, C, h, w) of images (N, 3, H, W) in [-1, 1]: the posterior mean."""
+        means = [self.vae.encode(x).latent_dist.mean for x in images.split(_CHUNK)]
+        return torch.cat(means) * float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] of scaled latents (N, C, h, w)."""
+        latents = latents / float(self.vae.config.scaling_factor)
+        images = torch.cat([self.vae.decode(z).sample for z in latents.split(_CHUNK)])
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def pipeline(self, unet: Any = None, vae: Any = None) -> Any:
+        """A StableDiffusionPipeline around this teacher, with another U-Net or VAE if given."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=self.vae if vae is None else vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet if unet is None else unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def bundled_teachers() -> dict[str, Any]:
+    """Names of teachers that installed packages bring, with their entry points."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def load_teacher(spec: str | Path) -> Teacher:
+    """Load a teacher.
+
+    Args:
+        spec: a bundled name ("toy"), a folder in diffusers layout, or a hub id ("owner/name"; the local
+            cache is used first). Weights are read from safetensors only.
+
+    Raises:
+        UserError: not found, not in diffusers layout, not a Stable Diffusion pipeline, or unreadable weights.
+    """
+    folder = _resolve(str(spec))
+    _check_layout(folder)
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        with _quiet():
+            unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_weights(folder / "unet"))
+            vae = AutoencoderKL.from_pretrained(folder / "vae", **_weights(folder / "vae"))
+            text = CLIPTextModel.from_pretrained(folder / "text_encoder", **_weights(folder / "text_encoder"))
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            scheduler = _load_scheduler(folder)
+    except UserError:
+        raise
+    except Exception as error:  # a dozen libraries' own types mean the same to the user: a damaged folder
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"teacher {str(spec)!r} cannot be loaded from {folder}: {type(error).__name__}: {reason}; "
+            "restore the damaged file or give another teacher"
+        ) from error
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return Teacher(unet, vae, text, tokenizer, scheduler, folder, str(spec), folder_key(folder))
+
+
+def folder_key(folder: Path) -> str:
+    """16 hex digits of a SHA-256 over the weights and configs of a diffusers folder.
+
+    Model cards, images and shared-cache names do not count, so a copied or renamed folder keeps its key.
+    """
+    digest = hashlib.sha256()
+    for component in sorted(_COMPONENTS):
+        for path in sorted((folder / component).iterdir()):
+            if path.suffix not in (".json", ".safetensors", ".txt"):
+                continue
+            digest.update(f"{component}/{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _resolve(spec: str) -> Path:
+    points = bundled_teachers()
+    path = Path(spec).expanduser()
+    if spec in points:
+        return Path(points[spec].load()())
+    if path.is_dir():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not path.exists():
+        return _from_hub(spec)
+    if not points and re.fullmatch(r"[\w-]+", spec):
+        raise UserError(
+            f"teacher {spec!r} not found: no bundled teachers are registered, because the package is not installed; "
+            "run pip install -e . in the repository, or give a diffusers folder"
+        )
+    names = ", ".join(sorted(points)) or "none"
+    raise UserError(
+        f"teacher {spec!r} not found; legal are a diffusers folder, a hub id (owner/name) or a bundled name ({names})"
+    )
+
+
+def _from_hub(spec: str) -> Path:
+    from diffusers import DiffusionPipeline
+
+    errors = []
+    for local in (True, False):
+        try:
+            with _quiet():
+                return Path(DiffusionPipeline.download(spec, use_safetensors=True, local_files_only=local))
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+    raise UserError(
+        f"teacher {spec!r} is no local folder and could not be fetched from the hub ({errors[-1]}); "
+        "check the name and the connection, or give a diffusers folder"
+    )
+
+
+def _check_layout(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(
+            f"teacher folder {folder} has no model_index.json; give a folder in diffusers layout "
+            "(as StableDiffusionPipeline.save_pretrained writes it)"
+        )
+    try:
+        content = json.loads(index.read_text())
+        classes = {name: content[name][1] if name in content else None for name in _COMPONENTS}
+    except (ValueError, TypeError, LookupError) as error:
+        raise UserError(f"teacher folder {folder}: model_index.json cannot be read ({error}); restore it") from error
+    for name, legal in _COMPONENTS.items():
+        if not (folder / name).is_dir():
+            raise UserError(f"teacher folder {folder} has no {name}/; a Stable Diffusion pipeline needs it")
+        if legal is not None and classes[name] != legal:
+            raise UserError(
+                f"teacher folder {folder} is not in Stable Diffusion format: {name} is {classes[name]!r}, "
+                f"legal is {legal!r}"
+            )
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    """Arguments that make from_pretrained read these safetensors as float32, whatever precision they have."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    if not names:
+        raise UserError(
+            f"{folder} has no .safetensors weights; other formats are not read, "
+            "convert them with save_pretrained(..., safe_serialization=True)"
+        )
+    options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": torch.float32, "local_files_only": True}
+    if all(".fp16" in name for name in names):
+        options["variant"] = "fp16"
+    return options
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    name = config.get("_class_name")
+    if not isinstance(name, str) or not name.endswith("Scheduler") or not hasattr(diffusers, name):
+        raise UserError(f"teacher folder {folder}: unknown scheduler class {name!r}; diffusers' schedulers are legal")
+    return getattr(diffusers, name).from_pretrained(folder / "scheduler")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers while loading: a phase has one progress line, ours."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,91 @@
+"""Search spaces: encoding, enumeration, sampling, presets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from search_spaces.candidate import Candidate
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace, load_space, preset_names
+
+NANOSD = load_space("nanosd")
+
+
+@given(st.integers(0, NANOSD.num_candidates - 1))
+def test_encoding_ids_and_json_round_trip(rank: int) -> None:
+    row = np.stack(np.unravel_index([rank], NANOSD.sizes), axis=1)[0]
+    candidate = NANOSD.decode(row)
+    assert (NANOSD.encode(candidate) == row).all()
+    assert Candidate.from_id(candidate.id) == candidate == Candidate.from_json(candidate.to_json())
+    assert hash(Candidate.from_id(candidate.id)) == hash(candidate)
+    assert NANOSD.rank(row[None])[0] == rank
+
+
+def test_enumeration_lists_every_candidate_once() -> None:
+    matrix = NANOSD.enumerate()
+    assert matrix.shape == (32_768, 7)
+    assert (NANOSD.rank(matrix) == np.arange(32_768)).all()
+    assert len({tuple(row) for row in matrix}) == 32_768
+
+
+@given(st.integers(0, NANOSD.num_candidates - 1))
+def test_neighbours_differ_in_one_stage(rank: int) -> None:
+    row = NANOSD.enumerate()[rank]
+    neighbours = NANOSD.neighbours(row)
+    assert len(neighbours) == sum(NANOSD.sizes) - len(NANOSD.sizes) == len({tuple(n) for n in neighbours})
+    assert ((neighbours != row).sum(axis=1) == 1).all()
+
+
+def test_samples_are_uniform() -> None:
+    sample = NANOSD.sample(np.random.default_rng(0), 40_000)
+    for column, size in enumerate(NANOSD.sizes):
+        if size > 1:
+            counts = np.bincount(sample[:, column], minlength=size)
+            assert chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_load_and_their_named_candidates_are_in_them(name: str) -> None:
+    space = load_space(name)
+    assert all(space.contains(space.named(candidate)) for candidate in space.candidates)
+
+
+def test_wrong_spaces_are_one_line(tmp_path: Path) -> None:
+    cases = {
+        "name: a\noptions: {E1: []}": "has no options",
+        "name: a\noptions: {E1: [R, R]}": "lists 'R' twice",
+        "name: a\nopt: {}": "fields are name",
+        "name: a\noptions: {E1: [R": "is not YAML",
+        "- a": "must be a YAML mapping",
+        "name: a\noptions: {E1: [R]}\ncandidates: {b: RA}": "legal are R",
+        "name: a\noptions: {}": "has no stages",
+    }
+    for text, expected in cases.items():
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        with pytest.raises(UserError, match=expected) as caught:
+            load_space(str(path))
+        assert "\n" not in str(caught.value), text
+    with pytest.raises(UserError, match="legal are bk-sdm, nanosd"):
+        load_space("nanosdd")
+
+
+def test_wrong_candidates_are_one_line() -> None:
+    space = SearchSpace(name="two", options={"E1": ("RA", "R"), "deep": ("none",), "D1": ("RA", "R")})
+    for call, expected in (
+        (lambda: space.encode(Candidate(options={"E1": "RR", "deep": "none", "D1": "R"})), "legal are RA, R"),
+        (lambda: space.encode(Candidate(options={"E1": "R"})), "has stages E1"),
+        (lambda: space.decode([0, 0, 2]), "outside"),
+        (lambda: space.decode([0]), "outside"),
+        (lambda: space.named("x"), "names no candidate"),
+        (lambda: Candidate.from_id("RA-RA"), "has 2 options"),
+        (lambda: Candidate.from_json("{"), "not JSON"),
+        (lambda: Candidate.from_json('{"options": 3}'), "must be an object"),
+    ):
+        with pytest.raises(UserError, match=expected) as caught:
+            call()
+        assert "\n" not in str(caught.value)
