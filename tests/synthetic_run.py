@@ -41,7 +41,9 @@ def num_params(words: dict[str, str]) -> int:
 
 def num_macs(words: dict[str, str]) -> int:
     """2e6 + sum of pixels width^2 (18 r + 20 a)."""
-    return 2_000_000 + sum(PIXELS[s] * WIDTH[s] ** 2 * (18 * r + 20 * a) for s in STAGES for r, a in [layers(s, words[s])])
+    return 2_000_000 + sum(
+        PIXELS[s] * WIDTH[s] ** 2 * (18 * r + 20 * a) for s in STAGES for r, a in [layers(s, words[s])]
+    )
 
 
 def latency_ms(words: dict[str, str]) -> float:
@@ -125,12 +127,12 @@ def closing_row(name: str, words: dict[str, str], teacher_ms: float, tafid_floor
     """A row of the closing table; measured latency is 3 % above the predicted one, alignment halves every error."""
     predicted, error = latency_ms(words), prior_of(words)
     return {
-        "name": name,
+        "pick": name,
         "candidate": "-".join(words.values()),
         "num_params": num_params(words),
         "num_macs": num_macs(words),
         "predicted_ms": predicted,
-        "measurement": {"median_ms": 1.03 * predicted, "iqr_ms": 0.05 * predicted},
+        "measured": {"median_ms": 1.03 * predicted, "iqr_ms": 0.05 * predicted},
         "speed_up": teacher_ms / (1.03 * predicted),
         "before": {"latent_error": error, "noise_error": 0.6 * error, "tafid": 0.8 + 40 * error},
         "after": {"latent_error": error / 2, "noise_error": 0.3 * error, "tafid": 0.8 + 20 * error},
@@ -165,7 +167,11 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
     def point(words: dict[str, str], factor: float) -> dict[str, Any]:
-        return {"candidate": "-".join(words.values()), "measured_ms": latency_ms(words), "predicted_ms": latency_ms(words) * factor}
+        return {
+            "candidate": "-".join(words.values()),
+            "measured_ms": latency_ms(words),
+            "predicted_ms": latency_ms(words) * factor,
+        }
 
     fit = [point(random_words(rng), 1 + 0.01 * (-1) ** i) for i in range(8)]
     check = [point(random_words(rng), 1 + 0.01 * (i + 1) * (-1) ** i) for i in range(12)]
@@ -180,9 +186,9 @@ def make_run(folder: Path, seed: int = 0) -> Path:
             "teacher_key": "0123456789abcdef",
             "space": "nanosd",
             "latent_size": 8,
-            "conditions": {"load_average": 0.5, "interleaved": True},
-            "base": {"median_ms": 0.3},
-            "fit": {"scale": 1.0, "intercept_ms": 0.0, "points": fit},
+            "base": {"median_ms": 0.3, "conditions": {"cpu": "synthetic", "load_average_1min": 0.5}},
+            "fit": {"scale": 1.0, "intercept_ms": 0.0},
+            "fitted": fit,
             "validation": check,
         },
     )
@@ -191,7 +197,14 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     dump(
         "blocks.json",
         [
-            {"stage": s, "option": o, "status": "trained", "reason": None, "first_loss": 0.8, "last_loss": 0.02 * (1 + i) ** 1.2}
+            {
+                "stage": s,
+                "option": o,
+                "status": "trained",
+                "reason": None,
+                "first_loss": 0.8,
+                "last_loss": 0.02 * (1 + i) ** 1.2,
+            }
             for s, names in OPTIONS.items()
             for i, o in enumerate(names[1:])
         ],
@@ -203,18 +216,27 @@ def make_run(folder: Path, seed: int = 0) -> Path:
         "prime": min(done, key=lambda r: r["latent_error"] * r["latency_ms"] * r["num_params"]),
         "budget": min((r for r in done if r["latency_ms"] < 2.5), key=lambda r: r["latent_error"]),
     }
-    rules = {"fastest": "lowest predicted latency", "smallest": "fewest parameters", "prime": "knee of the front"}
-    dump("picks.json", {k: {"candidate": r["id"], "rule": rules.get(k, "within 2.5 ms")} for k, r in chosen.items()})
+    rules = {
+        "fastest": "least predicted latency among the finished candidates",
+        "smallest": "fewest parameters among the finished candidates",
+        "prime": "least product of error, latency and parameters",
+        "budget": "most faithful within 2.5 ms",
+    }
+    dump("picks.json", {name: {"candidate": row["id"], "rule": rules[name]} for name, row in chosen.items()})
     full = {stage: OPTIONS[stage][0] for stage in STAGES}
     teacher = closing_row("teacher", full, 0.0, 0.8) | {"candidate": None, "num_params": 2 * num_params(full)}
-    teacher |= {"predicted_ms": None, "measurement": {"median_ms": 5.0, "iqr_ms": 0.2}, "speed_up": 1.0}
-    teacher |= {"before": {"latent_error": 0.0, "noise_error": 0.0, "tafid": 0.8}, "after": {}}
+    teacher |= {"predicted_ms": None, "measured": {"median_ms": 5.0, "iqr_ms": 0.2}, "speed_up": 1.0}
+    teacher |= {"before": None, "after": None}
     picked = [closing_row(k, {s: r[s] for s in STAGES}, 5.0, 0.8) for k, r in chosen.items()]
     dump("closing.json", {"rows": [teacher, *picked]})
     phases = ("prepare", "calibrate", "distill", "prior", "search", "pick", "finalize", "report")
-    dump("timings.json", dict(zip(phases, (6.0, 48.0, 74.0, 21.0, 66.0, 0.4, 52.0, 3.0), strict=True)))
+    seconds = dict(zip(phases, (6.0, 48.0, 74.0, 21.0, 66.0, 0.4, 52.0, 3.0), strict=True))
+    dump("timings.json", {"phases": seconds})
     dump("space.json", whole_space())
-    dump("provenance.json", {"recipe_hash": "synthetic", "torch": "0.0", "python": "3.11", "teacher_key": "0123456789abcdef"})
+    dump(
+        "provenance.json",
+        {"recipe_hash": "synthetic", "torch": "0.0", "python": "3.11", "teacher_key": "0123456789abcdef"},
+    )
     write_images(folder / "images" / "teacher", 0.0)
     for index, name in enumerate(chosen):
         write_images(folder / "images" / name, 0.15 * (1 + index))

@@ -74,7 +74,9 @@ def render(figures: dict[str, Any]) -> str:
 
     space = figures["num_space_candidates"]
     lines = [f"run {figures['run']}: {duration(figures['seconds'])} in all"]
-    lines += [f"  {phase:<12}{duration(seconds):>12}" for phase, seconds in (figures["seconds_per_phase"] or {}).items()]
+    lines += [
+        f"  {phase:<12}{duration(seconds):>12}" for phase, seconds in (figures["seconds_per_phase"] or {}).items()
+    ]
     value = figures["hypervolume"]
     lines += [
         f"candidates: {figures['num_evaluated']} evaluated{f' of {space:,}' if space else ''}, "
@@ -85,10 +87,22 @@ def render(figures: dict[str, Any]) -> str:
         lines.append(f"  ({figures['hypervolume_rule']})")
     lines += [
         f"latency prediction on {figures['num_unseen_unets'] or 0} unseen whole U-Nets: "
-        f"median error {percent(figures['latency_error_median_pct'])}, worst {percent(figures['latency_error_worst_pct'])}",
+        f"median error {percent(figures['latency_error_median_pct'])}, "
+        f"worst {percent(figures['latency_error_worst_pct'])}",
         f"teacher: {milliseconds(figures['teacher_measured_ms'])} measured",
     ]
-    head = ("pick", "parameters", "MACs", "predicted", "measured", "speed-up", "latent error", "noise error", "taFID", "(floor)")
+    head = (
+        "pick",
+        "parameters",
+        "MACs",
+        "predicted",
+        "measured",
+        "speed-up",
+        "latent error",
+        "noise error",
+        "taFID",
+        "(floor)",
+    )
     rows = [head]
     for pick in figures["picks"]:
         before, after = pick["before_alignment"], pick["after_alignment"]
@@ -110,7 +124,10 @@ def render(figures: dict[str, Any]) -> str:
     if len(rows) > 1:
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         for row in rows:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
             lines.append("  ".join(cells).rstrip())
     lines += [f"missing: {sentence}" for sentence in figures["missing"].values()]
     return "\n".join(lines)
@@ -118,7 +135,9 @@ def render(figures: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.first_light", description="Print what the quickstart measured.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.first_light", description="Print what the quickstart measured."
+    )
     parser.add_argument("--run", type=Path, default=RUN, help="run directory (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)

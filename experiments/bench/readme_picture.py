@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 
 OUT = Path("docs/images/front.png")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--virtual-time-budget=10000",
+)
 #: Pixels of the picture for each of the figure's.
 SCALE = 2
 
@@ -41,7 +54,8 @@ def write_picture(figure: go.Figure, path: Path) -> None:
     try:
         if not (_by_browser(figure, temporary) or _by_kaleido(figure, temporary)):
             raise UserError(
-                f"cannot draw {path}: neither Chromium nor kaleido works here; install Chromium, or `pip install kaleido` and run `plotly_get_chrome`"
+                f"cannot draw {path}: neither Chromium nor kaleido works here; install Chromium, "
+                "or `pip install kaleido` and run `plotly_get_chrome`"
             )
         os.replace(temporary, path)
     finally:
@@ -63,15 +77,19 @@ def _by_browser(figure: go.Figure, path: Path) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
         body = figure.to_html(full_html=False, include_plotlyjs="inline", config={"displayModeBar": False})
-        page.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body style="margin:0;overflow:hidden">{body}</body>', encoding="utf-8")
-        flags = (
-            "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --disable-quic --no-first-run --disable-sync "
-            "--disable-background-networking --disable-component-update --hide-scrollbars --virtual-time-budget=10000"
-        ).split()
+        page.write_text(
+            f'<!DOCTYPE html><meta charset="utf-8"><body style="margin:0;overflow:hidden">{body}</body>',
+            encoding="utf-8",
+        )
         size = f"--window-size={figure.layout.width},{figure.layout.height}"
-        places = [f"--user-data-dir={folder}/profile", f"--force-device-scale-factor={SCALE}", size, f"--screenshot={path.resolve()}"]
+        places = [
+            f"--user-data-dir={folder}/profile",
+            f"--force-device-scale-factor={SCALE}",
+            size,
+            f"--screenshot={path.resolve()}",
+        ]
         try:
-            subprocess.run([browser, *flags, *places, page.as_uri()], capture_output=True, timeout=120, check=True)
+            subprocess.run([browser, *FLAGS, *places, page.as_uri()], capture_output=True, timeout=120, check=True)
         except (OSError, subprocess.SubprocessError):
             return False
     return path.is_file()
@@ -79,7 +97,9 @@ def _by_browser(figure: go.Figure, path: Path) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.readme_picture", description="Draw the README's picture of the front.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.readme_picture", description="Draw the README's picture of the front."
+    )
     parser.add_argument("--run", type=Path, default=RUN, help="run directory (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="where the PNG goes (default: %(default)s)")
     options = parser.parse_args(argv)
@@ -88,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"no run at {options.run}; make one with: {MAKE_ONE}")
         run = read_run(options.run)
         if not run.done:
-            raise UserError(f"{options.run} has no finished candidate to draw: {run.missing.get('candidates', 'all failed')}")
+            raise UserError(
+                f"{options.run} has no finished candidate to draw: {run.missing.get('candidates', 'all failed')}"
+            )
         from nas.plots import front_pairs
 
         write_picture(front_pairs(run), options.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-VAE_CONFIG: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 64, 96],
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 8,
-    "sample_size": 64,
-}
+from nas.random_teacher import TOY_VAE
 
 
 def psnr_db(images: torch.Tensor, reconstructed: torch.Tensor) -> tuple[float, float]:
@@ -67,10 +58,10 @@ def train_vae(
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
-    vae = AutoencoderKL(**VAE_CONFIG)
+    vae = AutoencoderKL(**TOY_VAE)
     if start_from is not None:
         vae.load_state_dict(load_file(start_from))
-    average = AutoencoderKL(**VAE_CONFIG)
+    average = AutoencoderKL(**TOY_VAE)
     average.load_state_dict(vae.state_dict())
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     generator = torch.Generator().manual_seed(seed)
@@ -113,6 +104,8 @@ def train_vae(
             save_vae(average, work_dir)
     print(f"vae done: {step} steps, {time.monotonic() - started:.0f} s", flush=True)
     save_vae(average, work_dir)
+    result = {"steps": step, "seconds": time.monotonic() - started, "loss": running}
+    (work_dir / "vae.json").write_text(json.dumps(result, indent=2) + "\n")
     return average.eval()
 
 

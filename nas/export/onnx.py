@@ -7,7 +7,7 @@ nodes again (shape arithmetic that cannot be folded) and took 30 % longer in onn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def export_onnx_unet(
         OnnxMismatch: above the tolerance, or not finite; the file is not left there.
         UserError: the folder cannot be written.
     """
+    from latency_predictors.subjects import WholeUNet
     from nas.export.inputs import unet_inputs
 
     cases = [
@@ -66,7 +67,7 @@ def export_onnx_unet(
     ]
     return _export_checked(
         staged,
-        _first_output(staged),
+        WholeUNet(staged),
         Path(folder) / UNET_FILE,
         "unet",
         cases,
@@ -148,7 +149,7 @@ def _export_checked(
 ) -> OnnxCheck:
     import torch
 
-    from latency_predictors.graphs import OPSET, export_onnx, remove_onnx
+    from latency_predictors.graphs import OPSET, export_onnx, graph_bytes, remove_onnx
 
     was_training = owner.training
     owner.eval()
@@ -176,7 +177,7 @@ def _export_checked(
         file=path.name,
         subject=subject,
         weights_key=weights,
-        num_bytes=sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")),
+        num_bytes=graph_bytes(path),
         opset=OPSET,
         batch_size=len(cases[0][0]),
         num_inputs=len(cases),
@@ -226,33 +227,17 @@ def _run_and_compare(
     return worst, worst_l2
 
 
-def _first_output(unet: nn.Module) -> nn.Module:
-    """The U-Net with one tensor as output."""
-
-    def run(net: Any, sample: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        return net(sample, timestep, context, return_dict=False)[0]
-
-    return _wrap(unet, run)
-
-
-def _decoder(vae: nn.Module) -> nn.Module:
+def _decoder(vae: Any) -> nn.Module:
     """The VAE's decoder as a function of the U-Net's latents."""
-
-    def run(net: Any, latents: Tensor) -> Tensor:
-        return net.decode(latents / net.config.scaling_factor, return_dict=False)[0]
-
-    return _wrap(vae, run)
-
-
-def _wrap(net: nn.Module, run: Callable[..., Tensor]) -> nn.Module:
     from torch import nn
 
-    class Wrapped(nn.Module):
+    class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = net
+            self.vae = vae
 
-        def forward(self, *inputs: Tensor) -> Tensor:
-            return run(self.net, *inputs)
+        def forward(self, latents: Tensor) -> Tensor:
+            images: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+            return images
 
-    return Wrapped()
+    return Decoder()

@@ -10,11 +10,12 @@ import numpy as np
 
 from nas.run_data import OBJECTIVES, Candidate, RunData
 
+
 @dataclass(frozen=True)
 class FrontData:
     """Finished candidates split by dominance in (latent error, predicted latency, parameters), all minimised.
 
-    `picks` maps a label to its candidate; picks that chose the same candidate share one label.
+    `picks` maps a label to its candidate; picks that chose the same candidate share one label, as variants do.
     """
 
     front: tuple[Candidate, ...]
@@ -51,7 +52,9 @@ class Contradiction:
 
 def objectives(candidates: Sequence[Candidate]) -> np.ndarray:
     """(N, 3) float64: latent error, predicted latency in ms, parameters."""
-    return np.array([[getattr(c, name) for name in OBJECTIVES] for c in candidates], dtype=np.float64).reshape(-1, len(OBJECTIVES))
+    return np.array([[getattr(c, name) for name in OBJECTIVES] for c in candidates], dtype=np.float64).reshape(
+        -1, len(OBJECTIVES)
+    )
 
 
 def front_data(run: RunData) -> FrontData:
@@ -67,7 +70,7 @@ def front_data(run: RunData) -> FrontData:
     return FrontData(
         front=tuple(c for c, inside in zip(run.done, mask, strict=True) if inside),
         dominated=tuple(c for c, inside in zip(run.done, mask, strict=True) if not inside),
-        picks={" + ".join(labels): by_id[candidate_id] for candidate_id, labels in names.items()},
+        picks={"-".join(labels): by_id[candidate_id] for candidate_id, labels in names.items()},
     )
 
 
@@ -79,7 +82,7 @@ def hypervolume_history(run: RunData) -> HypervolumeHistory:
     if not len(values):
         return HypervolumeHistory((), (), "")
     latency, params = run.space.latency_ms, run.space.num_params
-    bounds = tuple(zip(latency, params, strict=True)) if latency and params else None
+    bounds = ((latency[0], params[0]), (latency[1], params[1])) if latency and params else None
     history = pareto.hypervolume_history(values, pareto.ObjectiveScale.of(values, bounds))
     costs = "cheapest to dearest candidate of the " + ("space" if bounds else "run")
     rule = (
@@ -106,7 +109,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
 
 
 def contradiction(candidates: Sequence[Candidate]) -> Contradiction | None:
-    """The pair that contradicts "fewer parameters are faster" most: the smaller of its two ratios is largest; O(N^2)."""
+    """The pair that contradicts "fewer parameters are faster" most: the smaller of its ratios is largest; O(N^2)."""
     params = np.array([c.num_params for c in candidates], dtype=np.float64)
     latency = np.array([c.latency_ms for c in candidates], dtype=np.float64)
     best, pair = 1.0, None
@@ -116,4 +119,3 @@ def contradiction(candidates: Sequence[Candidate]) -> Contradiction | None:
         if score[fast] > best:
             best, pair = float(score[fast]), Contradiction(candidates[small], candidates[fast])
     return pair
-

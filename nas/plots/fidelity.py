@@ -117,14 +117,21 @@ def distill_losses(run: RunData) -> go.Figure:
     for label, block in zip(labels, blocks, strict=True):
         bars["x"] += [block.first_loss, block.last_loss, None]
         bars["y"] += [label, label, None]
-    figure.add_scatter(**bars, mode="lines", line={"color": style.FAINT, "width": 2}, hoverinfo="skip", showlegend=False)
+    figure.add_scatter(
+        **bars, mode="lines", line={"color": style.FAINT, "width": 2}, hoverinfo="skip", showlegend=False
+    )
     for name, key, marker in (
         ("first step", "first_loss", {"color": "white", "size": 8, "line": {"color": style.GREY, "width": 1.5}}),
         ("last step", "last_loss", {"color": style.BLUE, "size": 9}),
     ):
         values = [getattr(block, key) for block in blocks]
         figure.add_scatter(
-            x=values, y=labels, mode="markers", name=name, marker=marker, hovertemplate="%{y}, " + name + ": %{x:.4f}<extra></extra>"
+            x=values,
+            y=labels,
+            mode="markers",
+            name=name,
+            marker=marker,
+            hovertemplate="%{y}, " + name + ": %{x:.4f}<extra></extra>",
         )
     losses = [value for block in blocks for value in (block.first_loss, block.last_loss) if value]
     style.layout(figure, height=100 + 19 * len(labels))

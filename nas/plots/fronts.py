@@ -29,7 +29,11 @@ def front_3d(run: RunData) -> go.Figure:
     figure = go.Figure()
     for name, points, marker in _groups(data, sizes=(3, 5, 8)):
         x, y, z = (_values(points, key) for key in ("latency_ms", "num_params", "latent_error"))
-        label = {"mode": "markers+text", "textposition": "top center", "texttemplate": name} if name in data.picks else {"mode": "markers"}
+        label = (
+            {"mode": "markers+text", "textposition": "top center", "texttemplate": name}
+            if name in data.picks
+            else {"mode": "markers"}
+        )
         figure.add_scatter3d(x=x, y=y, z=z, name=name, marker=marker, **label, **_hover(points, name))
     _add_stems(figure, run, data)
     axes = {
@@ -43,7 +47,12 @@ def front_3d(run: RunData) -> go.Figure:
         # Three-dimensional axes know neither of these.
         look.pop("automargin")
     camera = {"eye": {"x": 1.45, "y": 1.3, "z": 0.55}, "center": {"x": 0, "y": 0, "z": -0.1}}
-    style.layout(figure, height=560, margin={"l": 0, "r": 0, "t": 8, "b": 0}, scene=axes | {"camera": camera, "aspectmode": "cube"})
+    style.layout(
+        figure,
+        height=560,
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        scene=axes | {"camera": camera, "aspectmode": "cube"},
+    )
     return figure
 
 
@@ -90,7 +99,10 @@ def hypervolume_history(run: RunData) -> go.Figure:
     _needed(run)
     data = data_of.hypervolume_history(run)
     figure = go.Figure()
-    text = [f"after {n}: {value:.4f}<br>{c.candidate_id}" for n, value, c in zip(data.evaluations, data.values, run.done, strict=True)]
+    text = [
+        f"after {n}: {value:.4f}<br>{c.candidate_id}"
+        for n, value, c in zip(data.evaluations, data.values, run.done, strict=True)
+    ]
     figure.add_scatter(
         x=data.evaluations,
         y=data.values,
@@ -154,7 +166,9 @@ def _add_stems(figure: go.Figure, run: RunData, data: FrontData) -> None:
         coordinates["x"] += [x, x, None]
         coordinates["y"] += [y, y, None]
         coordinates["z"] += [z, floor, None]
-    figure.add_scatter3d(**coordinates, mode="lines", line={"color": style.FAINT, "width": 2}, hoverinfo="skip", showlegend=False)
+    figure.add_scatter3d(
+        **coordinates, mode="lines", line={"color": style.FAINT, "width": 2}, hoverinfo="skip", showlegend=False
+    )
 
 
 def _hover(points: Sequence[Candidate], name: str) -> dict[str, Any]:

@@ -33,17 +33,34 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
     edge = {"mode": "lines", "hoverinfo": "skip", "line": {"width": 0}}
     figure.add_scatter(x=[low, high], y=[low * (1 - BAND), high * (1 - BAND)], showlegend=False, **edge)
     figure.add_scatter(
-        x=[low, high], y=[low * (1 + BAND), high * (1 + BAND)], fill="tonexty", fillcolor="rgba(0,114,178,0.10)", name="±10 %", **edge
+        x=[low, high],
+        y=[low * (1 + BAND), high * (1 + BAND)],
+        fill="tonexty",
+        fillcolor="rgba(0,114,178,0.10)",
+        name="±10 %",
+        **edge,
     )
-    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line={"color": style.GREY, "width": 1}, hoverinfo="skip", showlegend=False)
+    figure.add_scatter(
+        x=[low, high],
+        y=[low, high],
+        mode="lines",
+        line={"color": style.GREY, "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     looks = (
-        ("fit", "in the fit", {"color": "white", "size": 8, "symbol": "circle", "line": {"color": style.GREY, "width": 1.5}}),
+        (
+            "fit",
+            "in the fit",
+            {"color": "white", "size": 8, "symbol": "circle", "line": {"color": style.GREY, "width": 1.5}},
+        ),
         ("check", "unseen", {"color": style.BLUE, "size": 9}),
     )
     for role, name, marker in looks:
         chosen = [p for p in points if p.role == role]
         text = [
-            f"<b>{name}</b> {p.candidate_id}<br>{words_text(words_of(p.candidate_id))}<br>measured {milliseconds(p.measured_ms)}, "
+            f"<b>{name}</b> {p.candidate_id}<br>{words_text(words_of(p.candidate_id))}<br>"
+            f"measured {milliseconds(p.measured_ms)}, "
             f"predicted {milliseconds(p.predicted_ms)}: off by {percent(p.error_pct)}"
             for p in chosen
         ]
@@ -61,7 +78,13 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
     if errors:
         figure.add_annotation(
             text=f"unseen: median {percent(errors[0])}, worst {percent(errors[1])}",
-            **{"x": 0.98, "y": 0.03, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom", "showarrow": False},
+            x=0.98,
+            y=0.03,
+            xref="paper",
+            yref="paper",
+            xanchor="right",
+            yanchor="bottom",
+            showarrow=False,
         )
     style.layout(figure, height=440)
     # Both axes from the same values, so that the diagonal is one.

@@ -66,7 +66,9 @@ def floor(values: Sequence[float]) -> float:
     return min(values) / LOG_MARGIN if is_log(values) else 0.0
 
 
-def axis(title: str, values: Iterable[float], write: Callable[[float], str] = "{:g}".format, **options: Any) -> dict[str, Any]:
+def axis(
+    title: str, values: Iterable[float], write: Callable[[float], str] = "{:g}".format, **options: Any
+) -> dict[str, Any]:
     """An axis of the house: unit in the title, light grid, log where positive values span more than LOG_RATIO.
 
     The ticks of a log axis are written out, because plotly labels those between decades with a bare digit.
@@ -98,7 +100,12 @@ def layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "font": {"size": 12}},
-            "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "family": FONT}, "align": "left"},
+            "hoverlabel": {
+                "bgcolor": "white",
+                "bordercolor": FAINT,
+                "font": {"size": 12, "family": FONT},
+                "align": "left",
+            },
         }
     )
     figure.update_layout(options)
@@ -108,7 +115,10 @@ def layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
 def hover(candidate: Candidate, name: str | None = None) -> str:
     """Hover text of a candidate: id, words per stage, costs, errors."""
     lines = [f"<b>{name or 'candidate'}</b> {candidate.candidate_id}", words_text(candidate.words)]
-    lines.append(f"{count(candidate.num_params)} parameters, {count(candidate.num_macs)} MACs, {milliseconds(candidate.latency_ms)} predicted")
+    lines.append(
+        f"{count(candidate.num_params)} parameters, {count(candidate.num_macs)} MACs, "
+        f"{milliseconds(candidate.latency_ms)} predicted"
+    )
     scores: Mapping[str, float | None] = {
         "latent error": candidate.latent_error,
         "noise error": candidate.noise_error,

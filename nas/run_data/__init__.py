@@ -3,16 +3,16 @@
 from nas.run_data.files import PARTS, read_run
 from nas.run_data.space_facts import space_facts
 from nas.run_data.types import (
+    OBJECTIVES,
+    STAGES,
     BlockLoss,
     Candidate,
     ClosingRow,
     Device,
     LatencyPoint,
     ModelImages,
-    OBJECTIVES,
     Pick,
     RunData,
-    STAGES,
     Scores,
     SpaceFacts,
     SwapTable,
@@ -21,22 +21,22 @@ from nas.run_data.types import (
 )
 
 __all__ = [
+    "OBJECTIVES",
     "PARTS",
+    "STAGES",
     "BlockLoss",
     "Candidate",
     "ClosingRow",
     "Device",
     "LatencyPoint",
     "ModelImages",
-    "OBJECTIVES",
     "Pick",
     "RunData",
-    "STAGES",
     "Scores",
     "SpaceFacts",
     "SwapTable",
-    "word_order",
-    "words_of",
     "read_run",
     "space_facts",
+    "word_order",
+    "words_of",
 ]

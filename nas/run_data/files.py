@@ -4,21 +4,21 @@ Plots, report and benchmarks read a run through `read_run` and never open its fi
 a file format is mended here and nowhere else. A part that is missing or unreadable is `None` (or empty) and
 `RunData.missing[part]` says why in one sentence; nothing is guessed in its place.
 
-Files and what is read from them (other keys are ignored, see `_first` for accepted alternatives):
+Files and what is read from them (other keys are ignored):
 
     config.yaml          the resolved recipe
     candidates.parquet   id, one column per decision, num_params, num_macs, latency_ms, latent_error, noise_error,
                          tafid, prior, outcome, reason, seconds, order (candidates.csv is read when it is absent)
-    device_profile.json  device, runtime, precision, threads, conditions, fit.points, validation (lists of
-                         {candidate, measured_ms, predicted_ms})
+    device_profile.json  device, runtime, precision, threads, base.conditions, fitted and validation (lists of
+                         {candidate, measured_ms, predicted_ms}): the whole U-Nets that the fit saw, and those unseen
     space.json           num_candidates, latency_ms and num_params as [least, largest], params_latency_tau: facts of the
                          whole space (`nas.run_data.space_facts`); the size is looked up in the preset without it
     swap_table.json      {base_error, errors: {stage: {option: latent error or null}}}
     blocks.json          [{stage, option, status, reason, first_loss, last_loss}]
-    picks.json           {pick: {candidate, rule}} or [{pick, candidate, rule}]
-    closing.json         {rows: [{name, candidate, num_params, num_macs, predicted_ms, measurement: Measurement,
-                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, tafid_floor}]}
-    timings.json         {phase: seconds}
+    picks.json           {pick: {candidate, rule}}
+    closing.json         {rows: [{pick, candidate, num_params, num_macs, predicted_ms, measured: {median_ms, iqr_ms},
+                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor}]}
+    timings.json         {phases: {phase: seconds}}
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
 """
@@ -75,7 +75,9 @@ def read_run(folder: Path | str) -> RunData:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no run directory at {folder}: make one with `nanosd search`, or with `python -m nox -s quickstart`")
+        raise UserError(
+            f"no run directory at {folder}: make one with `nanosd search`, or with `python -m nox -s quickstart`"
+        )
     missing: dict[str, str] = {}
 
     def part(name: str, read: Callable[[Path], T], empty: T) -> T:
@@ -130,14 +132,6 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _first(row: Mapping[str, Any], *names: str) -> Any:
-    """The first of several accepted fields; KeyError names the canonical one."""
-    for name in names:
-        if name in row:
-            return row[name]
-    raise KeyError(names[0])
-
-
 def _number(value: Any) -> float | None:
     """A finite float, or None for an absent or non-finite value: a NaN must never reach an axis."""
     if value is None:
@@ -172,7 +166,7 @@ def _read_candidates(path: Path) -> tuple[Candidate, ...]:
 
 
 def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
-    candidate_id = str(_first(row, "id", "candidate"))
+    candidate_id = str(row["id"])
     columns = {stage: str(row[stage]) for stage in STAGES if isinstance(row.get(stage), str)}
     order = _int(row.get("order"))
     return Candidate(
@@ -180,7 +174,7 @@ def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
         words=columns or words_of(candidate_id),
         num_params=round(_needed(row["num_params"], "num_params")),
         num_macs=round(_needed(row["num_macs"], "num_macs")),
-        latency_ms=_needed(_first(row, "latency_ms", "predicted_ms"), "latency_ms"),
+        latency_ms=_needed(row["latency_ms"], "latency_ms"),
         latent_error=_number(row.get("latent_error")),
         noise_error=_number(row.get("noise_error")),
         tafid=_number(row.get("tafid")),
@@ -194,27 +188,21 @@ def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
 
 def _read_device(path: Path) -> Device:
     data = _read_json(path)
-    fit = data.get("fit") or {}
-    fitted = fit.get("points") or data.get("fit_points") or []
-    points = [_latency_point(row, "fit") for row in fitted] + [_latency_point(row, "check") for row in data.get("validation") or []]
+    points = [_latency_point(row, "fit") for row in data.get("fitted") or ()]
+    points += [_latency_point(row, "check") for row in data.get("validation") or ()]
     return Device(
         device=str(data["device"]),
         runtime=str(data["runtime"]),
         precision=str(data["precision"]),
         threads=_int(data.get("threads")),
-        conditions=data.get("conditions") or {},
+        conditions=(data.get("base") or {}).get("conditions") or {},
         points=tuple(points),
     )
 
 
-def _latency_point(row: Mapping[str, Any], default: Literal["fit", "check"]) -> LatencyPoint:
-    role = row.get("role", default)
-    return LatencyPoint(
-        candidate_id=str(_first(row, "candidate", "id")),
-        measured_ms=_needed(row["measured_ms"], "measured_ms"),
-        predicted_ms=_needed(row["predicted_ms"], "predicted_ms"),
-        role="fit" if role == "fit" else "check",
-    )
+def _latency_point(row: Mapping[str, Any], role: Literal["fit", "check"]) -> LatencyPoint:
+    measured, predicted = (_needed(row[name], name) for name in ("measured_ms", "predicted_ms"))
+    return LatencyPoint(str(row["candidate"]), measured, predicted, role)
 
 
 def _read_swap_table(path: Path) -> SwapTable:
@@ -227,8 +215,12 @@ def _read_space(path: Path, preset: object) -> SpaceFacts:
     # Facts of the space only add to what the page says, so that their absence is no missing part.
     try:
         data = _read_json(path)
-        low_high = [tuple(float(v) for v in data[name]) if name in data else None for name in ("latency_ms", "num_params")]
-        return SpaceFacts(_int(data.get("num_candidates")), *low_high, _number(data.get("params_latency_tau")))
+        return SpaceFacts(
+            num_candidates=_int(data.get("num_candidates")),
+            latency_ms=_range(data.get("latency_ms")),
+            num_params=_range(data.get("num_params")),
+            params_latency_tau=_number(data.get("params_latency_tau")),
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         pass
     try:
@@ -237,19 +229,22 @@ def _read_space(path: Path, preset: object) -> SpaceFacts:
         return SpaceFacts()
 
 
+def _range(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (_needed(value[0], "least"), _needed(value[1], "largest"))
+
+
 def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
     blocks = [
-        BlockLoss(r["stage"], r["option"], _number(r.get("first_loss")), _number(r.get("last_loss")), _text(r.get("reason")))
+        BlockLoss(
+            r["stage"], r["option"], _number(r.get("first_loss")), _number(r.get("last_loss")), _text(r.get("reason"))
+        )
         for r in _read_json(path)
     ]
     return tuple(sorted(blocks, key=lambda b: (STAGES.index(b.stage), *word_order(b.option))))
 
 
 def _read_picks(path: Path) -> tuple[Pick, ...]:
-    data = _read_json(path)
-    data = data.get("picks", data) if isinstance(data, dict) else data
-    rows = [{**row, "name": name} for name, row in data.items()] if isinstance(data, dict) else data
-    return tuple(Pick(str(_first(r, "name", "pick")), str(_first(r, "candidate", "id")), _text(r.get("rule"))) for r in rows)
+    return tuple(Pick(name, str(row["candidate"]), _text(row.get("rule"))) for name, row in _read_json(path).items())
 
 
 def _scores(row: Any) -> Scores:
@@ -259,15 +254,15 @@ def _scores(row: Any) -> Scores:
 
 def _read_closing(path: Path) -> tuple[ClosingRow, ...]:
     data = _read_json(path)
-    rows = data["rows"] if isinstance(data, dict) else data
+    rows = data["rows"]
     return tuple(_closing_row(row) for row in rows)
 
 
 def _closing_row(row: Mapping[str, Any]) -> ClosingRow:
     candidate_id = row.get("candidate")
-    measured = row.get("measurement") or row.get("measured") or {"median_ms": row.get("measured_ms"), "iqr_ms": row.get("measured_iqr_ms")}
+    measured = row.get("measured") or {}
     return ClosingRow(
-        name=str(_first(row, "name", "pick")),
+        name=str(row["pick"]),
         candidate_id=candidate_id,
         words=words_of(candidate_id or ""),
         num_params=_int(row.get("num_params")),
@@ -279,15 +274,12 @@ def _closing_row(row: Mapping[str, Any]) -> ClosingRow:
         before=_scores(row.get("before")),
         after=_scores(row.get("after")),
         tafid_floor=_number(row.get("tafid_floor")),
+        aligned=row.get("aligned"),
     )
 
 
 def _read_phases(path: Path) -> dict[str, float]:
-    data = _read_json(path)
-    data = data.get("phases", data) if isinstance(data, dict) else data
-    if isinstance(data, list):
-        data = {_first(row, "phase", "name"): row["seconds"] for row in data}
-    return {phase: _needed(seconds["seconds"] if isinstance(seconds, dict) else seconds, phase) for phase, seconds in data.items()}
+    return {phase: _needed(seconds, phase) for phase, seconds in _read_json(path)["phases"].items()}
 
 
 def _read_images(folder: Path) -> tuple[ModelImages, ...]:

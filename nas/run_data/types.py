@@ -12,6 +12,7 @@ STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
 DONE = "done"
 OBJECTIVES = ("latent_error", "latency_ms", "num_params")
 
+
 @dataclass(frozen=True)
 class Candidate:
     """One evaluated (or failed) candidate. Errors are relative (1 = the teacher's variance); None: not measured."""
@@ -125,7 +126,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class ClosingRow:
-    """One row of the closing table. `before` and `after` are before and after end-to-end alignment."""
+    """One row of the closing table. `before` and `after` are before and after end-to-end alignment.
+
+    `aligned` is False where the alignment brought the model no closer to the teacher and was not kept.
+    """
 
     name: str
     candidate_id: str | None
@@ -139,6 +143,7 @@ class ClosingRow:
     before: Scores
     after: Scores
     tafid_floor: float | None
+    aligned: bool | None = None
 
     @property
     def is_teacher(self) -> bool:
@@ -193,8 +198,6 @@ def words_of(candidate_id: str) -> dict[str, str]:
     """Words per stage of a canonical candidate id such as `RARA-RA-R-none-RARARA-RR-R`; empty if it is none."""
     words = candidate_id.split("-")
     return dict(zip(STAGES, words, strict=True)) if len(words) == len(STAGES) else {}
-
-
 
 
 def word_order(option: str) -> tuple[int, str]:

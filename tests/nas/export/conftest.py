@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-
-@dataclass(frozen=True)
-class RandomTeacher:
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    spec: str = "random"
-    key: str = "0123456789abcdef"
-    latent_size: int = 8
-    latent_channels: int = 4
-    num_tokens: int = 16
-
-    def pipeline(self, unet: Any = None, vae: Any = None) -> Any:
-        from diffusers import StableDiffusionPipeline
-
-        return StableDiffusionPipeline(
-            vae=vae or self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=unet or self.unet,
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        ids = self.tokenizer(
-            prompts, padding="max_length", max_length=self.num_tokens, truncation=True, return_tensors="pt"
-        ).input_ids
-        return self.text_encoder(ids)[0]
-
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        return (images / 2 + 0.5).clamp(0, 1)
+from nas.teacher import Teacher
 
 
 def make_unet(seed: int = 0) -> Any:
@@ -65,11 +29,11 @@ def make_unet(seed: int = 0) -> Any:
 
 
 @pytest.fixture(scope="session")
-def teacher() -> RandomTeacher:
+def teacher() -> Teacher:
     return make_teacher()
 
 
-def make_teacher() -> RandomTeacher:
+def make_teacher() -> Teacher:
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -105,4 +69,6 @@ def make_teacher() -> RandomTeacher:
     )  # fmt: skip
     for model in (text_encoder, vae):
         model.eval().requires_grad_(False)
-    return RandomTeacher(make_unet(), vae, text_encoder, tokenizer, scheduler)
+    return Teacher(
+        make_unet(), vae, text_encoder, tokenizer, scheduler, folder=Path(), spec="random", key="0123456789abcdef"
+    )

@@ -1,0 +1,106 @@
+"""What the run ended with: headline, closing table, images. Each section takes the run and returns HTML."""
+
+from __future__ import annotations
+
+from nas.plots.format import NONE, count, duration, error, milliseconds, times
+from nas.report import page
+from nas.run_data import ClosingRow, RunData, Scores
+
+
+def headline(run: RunData) -> str:
+    """Title and the run in five tiles."""
+    config = run.config or {}
+    device, size = run.device, run.space.num_candidates
+    failed = f"{len(run.failed)} failed" if run.failed else "none failed"
+    tiles = [
+        ("teacher", str(config.get("teacher", NONE)), _teacher_costs(run.teacher)),
+        (
+            "device",
+            device.device if device else NONE,
+            f"{device.runtime}, {device.precision}, {threads_text(device.threads)}" if device else "",
+        ),
+        ("search space", f"{size:,}" if size else NONE, f"candidates, preset {config.get('space', NONE)}"),
+        ("evaluated", f"{len(run.done)}", failed if run.candidates else ""),
+        ("time", duration(sum(run.phases.values())) if run.phases else NONE, "all phases"),
+    ]
+    name = str(config.get("name", run.folder.name))
+    sentence = (
+        "What this search found: smaller U-Nets that stay close to the teacher, and what each one costs on this device."
+    )
+    return f'<h1>NanoSD search: {page.text(name)}</h1><p class="lead">{sentence}</p>{page.facts(tiles)}'
+
+
+def closing(run: RunData) -> str:
+    """The closing table."""
+    lead = (
+        "The finished models: costs, latency measured in one interleaved run, and distance to the teacher "
+        "after alignment (before it in grey); errors are relative, 0 is the teacher itself."
+    )
+    if not run.closing:
+        return page.section("models", "The models", lead, page.missing(run.missing["closing"]))
+    scores = ("latent error", "noise error", "taFID")
+    head = ("model", "words per stage", "parameters", "MACs", "predicted", "measured", "speed-up", *scores)
+    table = page.table(head, map(_closing_cells, run.closing), [False] * 2 + [True] * 8, cards=True)
+    notes = ["± is half the interquartile range of the measured latency."]
+    floors = sorted({row.tafid_floor for row in run.closing if row.tafid_floor is not None})
+    if floors:
+        floor = " / ".join(map(error, floors))
+        notes.append(f"taFID of the teacher against itself with other noise (its floor): {floor}.")
+    if any(row.aligned is False for row in run.closing):
+        notes.append("An alignment that brought a model no closer to the teacher was not kept.")
+    notes += [f"{pick.name}: {pick.rule}." for pick in run.picks if pick.rule]
+    return page.section("models", "The models", lead, table, page.notes(notes))
+
+
+def images(run: RunData) -> str:
+    """Teacher and picks from the same noise."""
+    lead = (
+        "Every column starts from the same noise and caption; every row is one model, "
+        "so differences down a column are the model's own."
+    )
+    if not run.images:
+        return page.section("images", "Images from the same noise", lead, page.missing(run.missing["images"]))
+    order = [row.name for row in run.closing]
+    rows = sorted(run.images, key=lambda row: order.index(row.model) if row.model in order else len(order))
+    width = max(len(row.files) for row in rows)
+    captions = [run.captions[i] if i < len(run.captions) else f"sample {i + 1}" for i in range(width)]
+    speed = {row.name: row.speed_up for row in run.closing if row.speed_up and not row.is_teacher}
+    lines = []
+    for row in rows:
+        small = f"<small>{times(speed[row.model])} as fast</small>" if row.model in speed else ""
+        cells = "".join(
+            f"<td>{page.image(f, f'{row.model}: {c}')}</td>" for f, c in zip(row.files, captions, strict=False)
+        )
+        lines.append(f"<tr><th>{page.text(row.model)}{small}</th>{cells}</tr>")
+    top = "".join(f"<th>{page.text(caption)}</th>" for caption in captions)
+    body = page.wide(f"<th></th>{top}", "".join(lines), "images")
+    return page.section("images", "Images from the same noise", lead, body)
+
+
+def _teacher_costs(row: ClosingRow | None) -> str:
+    return f"{count(row.num_params)} parameters, {milliseconds(row.measured_ms)}" if row else ""
+
+
+def threads_text(threads: int | None) -> str:
+    return NONE if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
+
+
+def _closing_cells(row: ClosingRow) -> list[str]:
+    half = f"<small>± {row.measured_iqr_ms / 2:.2g} ms</small>" if row.measured_iqr_ms is not None else ""
+    return [
+        f"<span>{page.text(row.name)}{'<small>alignment not kept</small>' if row.aligned is False else ''}</span>",
+        page.words(row.words) if row.words else "<span>the whole U-Net</span>" if row.is_teacher else NONE,
+        count(row.num_params),
+        count(row.num_macs),
+        milliseconds(row.predicted_ms),
+        f"<span>{milliseconds(row.measured_ms)}{half}</span>",
+        times(row.speed_up),
+        *(_before_after(row.before, row.after, name) for name in ("latent_error", "noise_error", "tafid")),
+    ]
+
+
+def _before_after(before: Scores, after: Scores, name: str) -> str:
+    first, last = getattr(before, name), getattr(after, name)
+    if last is None:
+        return error(first)
+    return f"<span>{error(last)}{f'<small>{error(first)}</small>' if first is not None else ''}</span>"
