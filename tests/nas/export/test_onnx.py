@@ -36,7 +36,8 @@ def test_compare_has_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "batch"), [("RA-R-R-R.x.RR-RA-R-R@3", 1), ("RARA-RA-R-none-RARARA-RR-R@3", 2), ("R-R-R-none-R-R-R@3", 1)]
+    ("candidate", "batch"),
+    [("RA-R-R-R.x.RR-RA-R-R@3", 1), ("RARA-RA-R-none-RARARA-RR-R@3", 2), ("R-R-R-none-R-R-R@3", 1)],
 )
 def test_unet_matches_torch(teacher: Any, tmp_path: Path, candidate: str, batch: int) -> None:
     staged = assemble(teacher.unet, Candidate.from_id(candidate))
