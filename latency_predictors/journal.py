@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from latency_predictors.measurement import Measurement, Recording, combine
+from latency_predictors.measurement import Measurement, Recording, combine_all
 from search_spaces.errors import UserError
 
 
@@ -72,7 +72,7 @@ class Journal:
 
     def measurements(self) -> dict[str, Measurement]:
         """The finished subjects' measurements."""
-        return {name: combine(self.recordings[name]) for name in self.finished}
+        return combine_all({name: self.recordings[name] for name in self.finished})
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latency_predictors.graphs import graph_bytes
-from latency_predictors.measurement import Measurement, Precision, Recording, combine, cpu_name, current_conditions
+from latency_predictors.measurement import Measurement, Precision, Recording, combine_all, cpu_name, current_conditions
 from latency_predictors.runners.base import MeasureSettings, Progress
 from latency_predictors.runners.round_robin import Session, round_robin
 from search_spaces.errors import UserError
@@ -81,10 +82,12 @@ class OnnxRuntimeRunner:
             load_primer=lambda: _bound_run(self._session("primer", primer_path)),
         )
         while True:
+            pass_id = time.time_ns()
             conditions = current_conditions(onnxruntime.__version__, self._spinning)
             yield {
                 name: Recording(
                     subject=name,
+                    pass_id=pass_id,
                     device=self.device,
                     runtime=self.runtime,
                     precision=self._precision,
@@ -114,7 +117,7 @@ class OnnxRuntimeRunner:
             if session.is_over:
                 break
         assert session is not None
-        return {name: combine(recordings) for name, recordings in session.recordings.items()}
+        return combine_all(session.recordings)
 
     def _session(self, name: str, path: Path) -> onnxruntime.InferenceSession:
         import onnxruntime

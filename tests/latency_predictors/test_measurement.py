@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latency_predictors.measurement import Recording, combine, current_conditions, median_interval, summarise
+from latency_predictors.measurement import (
+    Recording,
+    combine,
+    combine_all,
+    current_conditions,
+    median_interval,
+    summarise,
+)
 
 
 def coverage(num: int, lo: int, hi: int) -> float:
@@ -56,6 +63,7 @@ def test_impossible_samples_raise(bad: list[float]) -> None:
 def recording(wall: list[float], cpu: list[float]) -> Recording:
     return Recording(
         subject="a",
+        pass_id=0,
         device="d",
         runtime="r",
         precision="float32",
@@ -74,3 +82,22 @@ def test_preempted_runs_are_left_out_and_counted() -> None:
 def test_processor_time_stands_in_when_nearly_all_runs_were_preempted() -> None:
     measurement = combine([recording([9.0], [1.0] * 20)])
     assert (measurement.clock, measurement.median_ms, measurement.num_samples) == ("thread_cpu", 1.0, 20)
+
+
+def test_the_drift_between_passes_is_taken_out() -> None:
+    """Passes at levels 1, 1, 1 and 3; one subject has clean samples mostly in the slow one."""
+    recordings: dict[str, list[Recording]] = {}
+    for i in range(11):
+        for pass_id, level in enumerate((1.0, 1.0, 1.0, 3.0)):
+            num = 2 if i == 10 and level == 1 else 20
+            samples = [level * (i + 1)] * num
+            r = recording(samples, samples).model_copy(update={"subject": str(i), "pass_id": pass_id})
+            recordings.setdefault(str(i), []).append(r)
+    assert combine(recordings["10"]).median_ms == 33.0
+    assert [m.median_ms for m in combine_all(recordings).values()] == pytest.approx(list(range(1, 12)))
+
+
+def test_few_subjects_keep_their_drift() -> None:
+    recordings = {"a": [recording([1.0] * 9, [1.0] * 9), recording([4.0] * 9, [4.0] * 9)]}
+    recordings["a"][1] = recordings["a"][1].model_copy(update={"pass_id": 1})
+    assert combine_all(recordings)["a"].iqr_ms == 3.0

@@ -70,6 +70,7 @@ def recorded(samples: list[float]) -> dict[str, Recording]:
     return {
         "a": Recording(
             subject="a",
+            pass_id=0,
             device="d",
             runtime="r",
             precision="float32",
