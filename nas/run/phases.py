@@ -193,6 +193,6 @@ def pick(run: RunContext, progress: Progress) -> dict[str, Any]:
     with progress.phase("pick") as phase:
         budgets = run.recipe.picks
         picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params)
-        save_picks(run.directory.picks, picks)
+        save_picks(picks, run.directory.picks)
         phase.advance(len(picks))
     return picks
