@@ -57,8 +57,8 @@ convolutions in bfloat16. Random square crops (45 % or 75 % of the short side, m
 `--vae-seconds 1380 --num-crops 600` and with `--vae vae.safetensors --unet-steps 12000 --unet-seconds 1740
 --num-crops 800`, do the same.
 
-- Autoencoder: {vae["steps"]} steps of 12 in {vae["seconds"]:.0f} s; AdamW, 200 warm-up steps, cosine from 2e-3; L1 + 4 MSE + 0.25 L1
-  of image gradients + 1e-5 KL; averaged weights (decay 0.998).
+- Autoencoder: {vae["steps"]} steps of 12 in {vae["seconds"]:.0f} s; AdamW, 200 warm-up steps, cosine
+  from 2e-3; L1 + 4 MSE + 0.25 L1 of image gradients + 1e-5 KL; averaged weights (decay 0.998).
 - U-Net and text encoder together, on the stored autoencoder's latents: {unet["steps"]} steps of 32 in
   {unet["seconds"]:.0f} s; AdamW, cosine from 1.5e-3, 50 warm-up steps, gradients clipped to 1; noise prediction, weight
   1/SNR clipped to [0.5, 2.5] and normalised; 10 % empty captions. So that the deep stages work:
