@@ -16,8 +16,7 @@ of the front is admissible, the more faithful half of it is taken instead and th
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+from nas.atomic import write_bytes
 from nas.pareto import front
 from nas.search.store import CandidateRecord
 from search_spaces.errors import UserError
@@ -146,13 +146,13 @@ def _within(values: NDArray[np.float64], max_latency_ms: float | None, max_param
     )
 
 
-def save_picks(picks: dict[str, Pick], path: Path) -> None:
-    """Write `{pick: {candidate, rule, ...}}` as JSON at one stroke."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(
-        json.dumps({name: p.model_dump() for name, p in picks.items()}, indent=1) + "\n", encoding="utf-8"
-    )
-    os.replace(temporary, path)
+def save_picks(picks: Mapping[str, Pick], path: Path) -> None:
+    """Write `{pick: {candidate, rule, ...}}` as JSON at one stroke.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_bytes(path, (json.dumps({n: p.model_dump() for n, p in picks.items()}, indent=1) + "\n").encode())
 
 
 def load_picks(path: Path) -> dict[str, Pick]:

@@ -33,6 +33,7 @@ def swap_table(run: RunData) -> go.Figure:
     floor = min(positive, default=1.0)
     # Colour by the logarithm: the errors span decades; an exact copy of the teacher has the palest colour.
     color = [[None if value is None else math.log10(max(value, floor)) for value in row] for row in cells]
+    low, high = math.log10(floor), math.log10(max(positive, default=1.0))
     figure = go.Figure()
     figure.add_heatmap(
         z=color,
@@ -42,9 +43,9 @@ def swap_table(run: RunData) -> go.Figure:
         texttemplate="%{text}",
         textfont={"size": 12, "color": style.INK},
         colorscale="Blues",
-        zmin=math.log10(floor),
-        # Above the largest, so that dark ink stays readable on the darkest cell.
-        zmax=math.log10(max(positive, default=1.0)) + 1.0,
+        zmin=low,
+        # The largest error stands at half of the scale, so that dark ink stays readable on its cell.
+        zmax=low + 2 * max(high - low, 0.5),
         xgap=2,
         ygap=2,
         hoverongaps=False,

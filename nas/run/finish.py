@@ -135,9 +135,12 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
                 teacher, item.student, directory.variants / name, card(run, name, item),
                 onnx="onnx" in formats, images=images,
             )  # fmt: skip
-            onnx_errors |= {name: check.max_relative_error for check in variant.onnx}
-            worst = max(onnx_errors.values(), default=None)
-            phase.advance(**({} if worst is None else {"ONNX against torch, max relative error": worst}))
+            for check in variant.onnx:
+                onnx_errors[name] = check.max_relative_error
+            counts: dict[str, Any] = {}
+            if onnx_errors:
+                counts["ONNX against torch, max relative error"] = max(onnx_errors.values())
+            phase.advance(**counts)
     with progress.phase("measure") as phase:
         settings = ClosingSettings(num_tokens=teacher.num_tokens, threads=run.recipe.calibration.threads)
         rows = measure_closing(

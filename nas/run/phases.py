@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.progress import Progress
@@ -57,7 +58,7 @@ def calibrate(run: RunContext, progress: Progress) -> None:
     directory, recipe = run.directory, run.recipe
     if not directory.profile.is_file():
         if recipe.calibration.profile is not None:
-            given = DeviceProfile.load(recipe.calibration.profile)
+            given = DeviceProfile.load(Path(recipe.calibration.profile))
             given.predict(run.space, run.space.enumerate()[:1])
             given.save(directory.profile)
         else:

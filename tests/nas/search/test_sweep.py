@@ -207,6 +207,7 @@ def test_a_killed_worker_costs_one_trial_and_the_pool_recovers(tmp_path):
     assert not [t for t in study_of(tmp_path / "run").trials if not t.state.is_finished()]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_progress_callback_is_raised_after_a_clean_stop(tmp_path):
     def broken(**counts):
         if counts["done"] == 2:

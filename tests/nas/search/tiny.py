@@ -48,7 +48,7 @@ def evaluator(seconds=0.0, log=None, special=None):
                 with open(log, "a") as file:
                     file.write(f"{candidate.id} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
             time.sleep(seconds)
-            error = 0.01 + sum(len(name) for name in candidate.options.values()) / 100
+            error = 0.6 - sum(len(name) for name in candidate.options.values()) / 100
             what = (special or {}).get(candidate.id, "")
             if what == "raise":
                 raise RuntimeError("out of\nluck")
