@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments.exits import resumable, run_app
-from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing
+from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def pareto(run: Run, json: Json = False) -> None:
     if json:
         print_json({"front": front, "figure": figure})
     else:
-        print_rows(front.to_dict("records"))
+        print_rows(records(front))
         print(f"figure: {figure}")
 
 
@@ -191,7 +191,7 @@ def predict(
     from nas import run as loop
 
     frame = loop.predict(profile, ids, space)
-    print_json(frame) if json else print_rows(frame.to_dict("records"))
+    print_json(frame) if json else print_rows(records(frame))
 
 
 @teacher_app.command("random")

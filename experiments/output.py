@@ -59,6 +59,11 @@ def print_mapping(value: Mapping[str, Any]) -> None:
         print(f"{key:<{width}}  {number(inner)}")
 
 
+def records(frame: Any) -> list[dict[str, Any]]:
+    """Return a data frame's rows."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> None:
     """Print rows as a table; `columns` (key -> heading) chooses and orders, default every key of the first row."""
     from rich import box

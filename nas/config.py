@@ -66,7 +66,7 @@ class Distill(Section):
 
     steps: int = Field(250, ge=1, le=10_000_000, description="optimizer steps")
     batch_size: int = Field(32, ge=1, le=65_536, description="latents a step")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW, cosine to zero")
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="peak learning rate of AdamW, cosine to zero")
     weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW")
     clip: float = Field(1.0, gt=0, le=1e6, description="largest gradient norm, for each block by itself")
     checkpoint_every: int = Field(50, ge=1, le=10_000_000, description="steps between checkpoints")
@@ -104,7 +104,7 @@ class Finalize(Section):
         100, ge=0, le=10_000_000, description="optimizer steps; 0 leaves the assembled blocks as they are"
     )
     batch_size: int = Field(32, ge=1, le=65_536, description="latents a step")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate; 1e-3 harms picks near the teacher")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate; 1e-3 harms picks near the teacher")
 
 
 class Export(Section):

@@ -18,7 +18,7 @@ from nas.photos import photo_crops
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL import Image
 
     from nas.teacher import Teacher
 
@@ -162,7 +162,7 @@ def _square(path: Path, size: int, rng: np.random.Generator | None) -> np.ndarra
     from PIL import Image
 
     with Image.open(path) as opened:
-        image: Image = opened.convert("RGB")
+        image: Image.Image = opened.convert("RGB")
     width, height = image.size
     share, x, y = (1.0, 0.5, 0.5) if rng is None else (rng.uniform(0.8, 1.0), rng.random(), rng.random())
     side = share * min(width, height)

@@ -140,7 +140,7 @@ def write_random_teacher(like: Literal["sd15", "toy"], folder: str | Path, seed:
 
 
 def write_model_index(folder: Path, scheduler_class: str) -> None:
-    """Write model_index.json of a StableDiffusionPipeline without safety checker; last, as it makes the folder valid."""
+    """Write model_index.json of a pipeline without safety checker; last, as it makes the folder valid."""
     import diffusers
 
     index = {

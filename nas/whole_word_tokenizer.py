@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import string
 from pathlib import Path
@@ -34,7 +35,7 @@ def _apply(word: str, merges: list[tuple[str, str]]) -> list[str]:
     rank = {pair: i for i, pair in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + _END_OF_WORD]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(itertools.pairwise(pieces))
         best = min(pairs, key=lambda pair: rank.get(pair, len(rank)))
         if best not in rank:
             break

@@ -156,7 +156,7 @@ def _in_order(options: Mapping[str, str]) -> dict[str, str]:
     return {stage: options[stage] for stage in stages}
 
 
-class StagedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class StagedUNet(ModelMixin, ConfigMixin):
     """A candidate's U-Net: the teacher's head (input, time embedding, output) and one module per stage.
 
     It takes and gives what ``UNet2DConditionModel`` does, so diffusers pipelines run it unchanged, and

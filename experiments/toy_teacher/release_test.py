@@ -58,7 +58,9 @@ def stage_changes_pct(teacher: Teacher, seed: int = 0, steps: int = DISTILL_STEP
     own = teacher_candidate(teacher.unet).options
     missing = [stage for stage in SHORTEST if stage not in own]
     if missing:
-        raise UserError(f"teacher {teacher.spec!r} has no stage {missing[0]}; the release test needs {', '.join(SHORTEST)}")
+        raise UserError(
+            f"teacher {teacher.spec!r} has no stage {missing[0]}; the release test needs {', '.join(SHORTEST)}"
+        )
     space = SearchSpace(
         name="release-test",
         options={s: (o, SHORTEST[s]) if s in SHORTEST else (o,) for s, o in own.items()},

@@ -1,9 +1,9 @@
 """Makes the toy teacher: `python -m experiments.toy_teacher.train OUT --work DIR`.
 
 Everything comes from the photographs inside the scikit-image and scikit-learn wheels and from the seed.
-The limits are seconds of training; `--vae FILE` goes on with an autoencoder trained before. The learning
-rates follow the share of time used, so a run with `--vae-steps/--unet-steps` reached before the time limits
-is repeatable number for number on one machine, and a run stopped by time is not.
+`--vae FILE` goes on with an autoencoder trained before. The learning rates follow the share of steps or of
+time used, whichever is further: only a run without time limits (`--vae-seconds inf --unet-seconds inf`) is
+repeatable number for number.
 """
 
 from __future__ import annotations
@@ -132,7 +132,11 @@ def main() -> None:
         )
     vae.eval().requires_grad_(False)
     round_to_half(vae)
-    print("stored VAE: held-out PSNR {:.2f} dB pooled, {:.2f} dB mean".format(*psnr_db(held_out, reconstruct(vae, held_out))))
+    print(
+        "stored VAE: held-out PSNR {:.2f} dB pooled, {:.2f} dB mean".format(
+            *psnr_db(held_out, reconstruct(vae, held_out))
+        )
+    )
 
     with torch.no_grad():
         raw = torch.cat([vae.encode(as_signal(x)).latent_dist.mean for x in pixels.split(64)])
@@ -172,7 +176,7 @@ def main() -> None:
         checkpoint=checkpoint,
     )
     write_folder(args.out, vae, unet, text)
-    (args.work / "training.json").write_text(json.dumps(result, indent=2) + "\n")
+    (args.work / "unet.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result), time.strftime("%H:%M:%S"), flush=True)
 
     from nas.teacher import load_teacher

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from nas.random_teacher import TOY_VAE
 
+
 def psnr_db(images: torch.Tensor, reconstructed: torch.Tensor) -> tuple[float, float]:
     """PSNR in dB of (N, 3, H, W) images in [-1, 1]: (of the pooled squared error, mean over images)."""
     error = (images.clamp(-1, 1) - reconstructed.clamp(-1, 1)).square().div(4)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from nas.atomic import ensure_writable
 from nas.distill import checkpoint
-from nas.distill.blocks import BatchSource, OnProgress, loss_summary, relative_loss
+from nas.distill.features import loss_summary, relative_loss
+from nas.distill.results import BatchSource, OnProgress
 from nas.distill.settings import AlignSettings
 from nas.sampling import add_noise, alphas_cumprod
 
@@ -86,7 +87,9 @@ def align_many(
     # Deep copies: stages come from the bank and the head from the teacher, and both are shared.
     copies = {name: copy.deepcopy(student).eval().requires_grad_(True) for name, student in students.items()}
     key = _key(teacher, copies, settings, data_key)
-    optimizer = checkpoint.make_optimizer(copies.values(), settings.learning_rate, settings.weight_decay)
+    optimizer = checkpoint.make_optimizer(
+        ((student, settings.learning_rate) for student in copies.values()), settings.weight_decay
+    )
     curves = {name: torch.full((settings.steps,), torch.nan, dtype=torch.float64) for name in copies}
     stopped: dict[str, str] = {}
     start = 0
@@ -107,7 +110,7 @@ def align_many(
         with torch.no_grad():
             noisy = add_noise(alphas, batch.latents, batch.noise, batch.timesteps)
             target = teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0]
-        checkpoint.set_learning_rate(optimizer, settings.learning_rate, step, settings.steps, settings.warm_up_steps)
+        checkpoint.set_learning_rate(optimizer, step, settings.steps, settings.warm_up_steps)
         for name, student in copies.items():
             if name not in stopped:
                 output = student(noisy, batch.timesteps, batch.context, return_dict=False)[0]

@@ -16,17 +16,23 @@ from torch import nn
 from nas.atomic import read_tensors, write_tensors
 
 
-def make_optimizer(modules: Iterable[nn.Module], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """One AdamW over all trainable parameters of `modules`, so that a step costs one multi-tensor call."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+def make_optimizer(rates: Iterable[tuple[nn.Module, float]], weight_decay: float) -> torch.optim.AdamW:
+    """One AdamW over all trainable parameters of modules with their peak learning rates.
+
+    One for all, because a fused step over hundreds of small tensors costs a third of separate ones.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for module, rate in rates:
+        groups.setdefault(rate, []).extend(p for p in module.parameters() if p.requires_grad)
+    options = [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()]
+    return torch.optim.AdamW(options, weight_decay=weight_decay, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, base: float, step: int, steps: int, warm_up: int) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, warm_up: int) -> None:
     """Linear warm-up, then cosine to zero; a function of the step alone, so it needs no saved state."""
-    rate = base * min(1.0, (step + 1) / (warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    factor = min(1.0, (step + 1) / (warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["peak"] * factor
 
 
 def module_digest(modules: Iterable[nn.Module]) -> str:

@@ -16,7 +16,7 @@ class DistillSettings(BaseModel):
 
     steps: int = Field(250, ge=1)
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     warm_up_steps: int = Field(10, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)

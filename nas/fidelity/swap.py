@@ -22,7 +22,7 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.distill.blocks import Block, OnProgress
+    from nas.distill.results import Block, OnProgress
     from nas.fidelity.paired import PairedEvaluator
     from nas.teacher import Teacher
     from search_spaces.candidate import Candidate

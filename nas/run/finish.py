@@ -128,13 +128,19 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
         paths = sample_images(teacher, nets, prompts(run), directory.path / "images")
         phase.advance()
         formats = run.recipe.export.formats
+        onnx_errors: dict[str, float] = {}
         for name, item in finished.items():
             images = {path.stem: path for path in paths[name]}
-            export_diffusers(
+            variant = export_diffusers(
                 teacher, item.student, directory.variants / name, card(run, name, item),
                 onnx="onnx" in formats, images=images,
             )  # fmt: skip
-            phase.advance()
+            for check in variant.onnx:
+                onnx_errors[name] = check.max_relative_error
+            counts: dict[str, Any] = {}
+            if onnx_errors:
+                counts["ONNX against torch, max relative error"] = max(onnx_errors.values())
+            phase.advance(**counts)
     with progress.phase("measure") as phase:
         settings = ClosingSettings(num_tokens=teacher.num_tokens, threads=run.recipe.calibration.threads)
         rows = measure_closing(
@@ -142,6 +148,7 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
             {name: item.student for name, item in finished.items()},
             directory.work / "closing",
             settings,
+            variants={name: directory.variants / name for name in finished},
             on_progress=step_counter(phase),
         )
     table = []
@@ -165,6 +172,7 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
                 "before": item.before,
                 "after": item.after,
                 "aligned": item.aligned,
+                "onnx_max_relative_error": onnx_errors.get(row.name),
             }
             annotate_variant(
                 directory.variants / row.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.progress import Progress
@@ -57,7 +58,7 @@ def calibrate(run: RunContext, progress: Progress) -> None:
     directory, recipe = run.directory, run.recipe
     if not directory.profile.is_file():
         if recipe.calibration.profile is not None:
-            given = DeviceProfile.load(recipe.calibration.profile)
+            given = DeviceProfile.load(Path(recipe.calibration.profile))
             given.predict(run.space, run.space.enumerate()[:1])
             given.save(directory.profile)
         else:
@@ -67,10 +68,9 @@ def calibrate(run: RunContext, progress: Progress) -> None:
 
 def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
     """A device profile of this machine for the run's teacher and space; measurements go on in `work_dir`."""
-    from latency_predictors.calibration import CalibrationSettings
     from latency_predictors.calibration import calibrate as measure
 
-    teacher, settings = run.teacher, run.recipe.calibration
+    teacher = run.teacher
     with progress.phase("calibrate") as phase:
         return measure(
             teacher.unet,
@@ -79,10 +79,20 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
             num_tokens=teacher.num_tokens,
             context_dim=int(teacher.unet.config.cross_attention_dim),
             work_dir=work_dir,
-            settings=CalibrationSettings(seed=run.recipe.seed, **settings.model_dump(exclude={"profile"})),
+            settings=_calibration_settings(run),
             teacher_key=teacher.key,
             on_progress=step_counter(phase),
         )
+
+
+def _calibration_settings(run: RunContext) -> Any:
+    from latency_predictors.calibration import CalibrationSettings
+
+    settings = run.recipe.calibration
+    num_options = sum(len(names) for names in run.space.options.values())
+    subjects = num_options + settings.num_fit + settings.num_check
+    fields = settings.model_dump(exclude={"profile", "max_seconds"})
+    return CalibrationSettings(**fields, max_seconds=settings.max_seconds / subjects)
 
 
 def check_budgets(run: RunContext) -> None:
@@ -184,6 +194,6 @@ def pick(run: RunContext, progress: Progress) -> dict[str, Any]:
     with progress.phase("pick") as phase:
         budgets = run.recipe.picks
         picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params)
-        save_picks(run.directory.picks, picks)
+        save_picks(picks, run.directory.picks)
         phase.advance(len(picks))
     return picks

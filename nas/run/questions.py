@@ -157,7 +157,7 @@ def predict(profile_path: Path | str, candidate_ids: Sequence[str], space_name: 
     from latency_predictors.profile import DeviceProfile
     from search_spaces.space import load_space
 
-    space, profile = load_space(space_name), DeviceProfile.load(profile_path)
+    space, profile = load_space(space_name), DeviceProfile.load(Path(profile_path))
     if not candidate_ids:
         raise UserError("no candidates given; give candidate ids such as RARA-RA-R-none-RARA-RR-R")
     matrix = np.stack([space.encode(Candidate.from_id(text, space.stages)) for text in candidate_ids])

@@ -82,7 +82,7 @@ def test_batch_pairs_latents_with_their_caption_and_a_tenth_is_empty(teacher: Te
     expected = torch.where(empty[:, None, None], table[0], table[1:][position])
     assert torch.allclose(batch.context, expected, atol=1e-5)
     assert abs(float(empty.float().mean()) - 0.1) < 4 * (0.09 / 4000) ** 0.5
-    assert 0 <= int(batch.timesteps.min()) and 990 < int(batch.timesteps.max()) <= 999
+    assert int(batch.timesteps.min()) >= 0 and 990 < int(batch.timesteps.max()) <= 999
 
 
 def test_folder_with_captions_and_a_corrupt_image(teacher: Teacher, tmp_path: Path) -> None:
@@ -111,7 +111,10 @@ def test_folder_with_captions_and_a_corrupt_image(teacher: Teacher, tmp_path: Pa
     [
         (lambda p: None, "holds no images"),
         (lambda p: (p / "x.png").write_bytes(b"no"), "none of its 1 images can be read"),
-        (lambda p: [(p / "x.png").write_bytes(b"no"), (p / "metadata.jsonl").write_text("{}")], "line 1 is not a caption"),
+        (
+            lambda p: [(p / "x.png").write_bytes(b"no"), (p / "metadata.jsonl").write_text("{}")],
+            "line 1 is not a caption",
+        ),
     ],
 )
 def test_unusable_folder_is_one_line(teacher: Teacher, tmp_path: Path, prepare: object, message: str) -> None:

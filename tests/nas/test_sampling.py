@@ -23,7 +23,9 @@ def network(x: Tensor, t: Any, encoder_hidden_states: Tensor) -> SimpleNamespace
 
 @pytest.mark.parametrize("steps", [1, 7, 10, 50])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.parametrize("change", [{}, {"prediction_type": "v_prediction"}, {"set_alpha_to_one": True, "steps_offset": 0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"prediction_type": "v_prediction"}, {"set_alpha_to_one": True, "steps_offset": 0}]
+)
 def test_equals_the_schedulers_own_loop(steps: int, guidance: float, change: dict[str, Any]) -> None:
     config = {**SCHEDULER, **change}
     generator = torch.Generator().manual_seed(0)

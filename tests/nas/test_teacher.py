@@ -88,7 +88,7 @@ def test_whole_words_are_one_token(tmp_path: Path) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "adog,3!"[: len("adog,3")]
 
 
-def _drop(name: str):  # noqa: ANN202
+def _drop(name: str):
     return lambda p: shutil.rmtree(p / name) if (p / name).is_dir() else (p / name).unlink()
 
 

@@ -32,7 +32,9 @@ def test_weights_are_at_most_10_mb() -> None:
 def test_plain_pipeline_loads_it_unchanged() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
     pipeline.set_progress_bar_config(disable=True)
-    image = pipeline("coffee left top near", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    image = pipeline("coffee left top near", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[
+        0
+    ]
     assert image.size == (64, 64)
 
 
@@ -84,9 +86,7 @@ def test_samples_resemble_the_photograph_of_their_caption(teacher: Teacher) -> N
     words = [photo.word for photo in PHOTOS]
     context = teacher.encode_prompts([f"{word} leftish upper far" for word in words])
     noise = torch.randn((12, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-    latents = ddim_sample(
-        teacher.unet, teacher.scheduler.config, noise, context, teacher.encode_prompts([""]), 10, 2.0
-    )
+    latents = ddim_sample(teacher.unet, teacher.scheduler.config, noise, context, teacher.encode_prompts([""]), 10, 2.0)
     x = torch.stack([torch.from_numpy(crop(photo, 0.375, 0.375, "far", 64).copy()) for photo in PHOTOS])
     real = teacher.encode_images(x.permute(0, 3, 1, 2).float() / 127.5 - 1)
     nearest = torch.cdist(latents.flatten(1), real.flatten(1)).argmin(1)

@@ -5,17 +5,8 @@ import pytest
 import torch
 
 from nas.block_bank import BlockBank, CorruptBlockError
-from nas.distill.blocks import (
-    distill_blocks,
-    load_blocks,
-    read_results,
-    relative_loss,
-    save_results,
-    stage_context,
-    surrogate_blocks,
-    teacher_targets,
-    upsampled_size,
-)
+from nas.distill.blocks import distill_blocks, load_blocks, read_results, save_results, surrogate_blocks
+from nas.distill.features import relative_loss, stage_context, teacher_targets, upsampled_size
 from nas.distill.settings import DistillSettings
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace, load_space

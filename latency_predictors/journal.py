@@ -1,0 +1,82 @@
+"""The journal of a calibration: one JSON line per finished pass of a subject, safe against SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from latency_predictors.measurement import Measurement, Recording, combine
+from search_spaces.errors import UserError
+
+
+class Journal:
+    """Append-only lines in `path`: {"context": ...} first, then {"recording": ...} and {"finished": [...]}.
+
+    `context` says what the measurements depend on: a journal of another context is refused. A last line
+    torn by a kill is cut off; any other unreadable line is an error.
+    """
+
+    def __init__(self, path: Path, context: Mapping[str, Any]) -> None:
+        self._path = path
+        self.recordings: dict[str, list[Recording]] = {}
+        self.finished: list[str] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            torn = lines.pop()
+            os.truncate(path, path.stat().st_size - len(torn))
+        for number, line in enumerate(lines, start=1):
+            self._read(number, line, dict(context))
+        if not lines:
+            self._append([{"context": dict(context)}])
+
+    def _read(self, number: int, line: bytes, context: dict[str, Any]) -> None:
+        where = f"{self._path}, line {number}"
+        try:
+            entry = json.loads(line)
+            if number == 1:
+                found = entry["context"]
+                changed = sorted(k for k in found.keys() | context.keys() if found.get(k) != context.get(k))
+                if changed:
+                    key = changed[0]
+                    raise UserError(
+                        f"{where}: {key} is {found.get(key)!r}, this calibration's is {context.get(key)!r}; "
+                        "delete the file or use another directory"
+                    )
+            elif "recording" in entry:
+                recording = Recording.model_validate(entry["recording"])
+                self.recordings.setdefault(recording.subject, []).append(recording)
+            else:
+                self.finished += entry["finished"]
+        except (json.JSONDecodeError, ValidationError, KeyError, TypeError):
+            raise UserError(
+                f"{where}: not a line of a calibration journal; delete the file and calibrate again"
+            ) from None
+
+    def add_pass(self, recordings: Iterable[Recording]) -> None:
+        """Writes one pass; when this returns it is on the disk."""
+        recordings = list(recordings)
+        self._append([{"recording": r.model_dump(mode="json")} for r in recordings])
+        for recording in recordings:
+            self.recordings.setdefault(recording.subject, []).append(recording)
+
+    def finish(self, subjects: Sequence[str]) -> None:
+        """Marks subjects as measured: they are never measured again."""
+        self._append([{"finished": list(subjects)}])
+        self.finished += subjects
+
+    def measurements(self) -> dict[str, Measurement]:
+        """The finished subjects' measurements."""
+        return {name: combine(self.recordings[name]) for name in self.finished}
+
+    def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+        with self._path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Runners: each times ONNX graphs with one runtime on one kind of device."""

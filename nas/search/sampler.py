@@ -1,0 +1,140 @@
+"""Optuna samplers that never propose a candidate twice."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.search.pool import Pool
+from nas.search.settings import Indices, SamplerName
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace
+
+SAMPLERS: tuple[SamplerName, ...] = ("random", "nsga2", "tpe", "gp")
+
+
+class ExhaustedError(Exception):
+    """No candidate is left to propose."""
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Optuna parameters of a space: every stage with a choice, its option names as categories."""
+    return {stage: CategoricalDistribution(space.options[stage]) for stage in space.free_stages}
+
+
+def params_of(space: SearchSpace, vector: Indices) -> dict[str, str]:
+    """Optuna parameters of an index vector."""
+    words = space.decode(vector).options
+    return {stage: words[stage] for stage in space.free_stages}
+
+
+def vector_of(space: SearchSpace, params: dict[str, Any]) -> Indices:
+    """Index vector (stages,) of Optuna parameters."""
+    names = [params.get(stage, space.options[stage][0]) for stage in space.stages]
+    return np.array([space.options[s].index(n) for s, n in zip(space.stages, names, strict=True)], dtype=np.int64)
+
+
+class UnseenSampler(BaseSampler):
+    """Asks another sampler, and turns what is not open in the pool into the nearest open candidate.
+
+    `queue` holds index vectors that are proposed first, without asking. The pool is not changed: the caller takes
+    what it evaluates.
+    """
+
+    def __init__(self, inner: BaseSampler, space: SearchSpace, pool: Pool, seed: int) -> None:
+        self.inner = inner
+        self.queue: deque[Indices] = deque()
+        self._space, self._pool = space, pool
+        self._rng = np.random.default_rng([seed, 1])
+
+    def __str__(self) -> str:
+        return f"Unseen{self.inner}"
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All parameters together: only a whole candidate can be a duplicate."""
+        return distributions(self._space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Parameters of an open candidate.
+
+        Raises:
+            ExhaustedError: none is open.
+        """
+        while self.queue:
+            vector = self.queue.popleft()
+            if self._pool.is_open(vector):
+                return params_of(self._space, vector)
+        proposed = dict(
+            self.inner.sample_relative(study, trial, self.inner.infer_relative_search_space(study, trial)) or {}
+        )
+        for name, distribution in search_space.items():
+            if name not in proposed:
+                proposed[name] = self.inner.sample_independent(study, trial, name, distribution)
+        vector = vector_of(self._space, proposed)
+        if not self._pool.is_open(vector):
+            nearest = self._pool.nearest(vector, self._rng)
+            if nearest is None:
+                raise ExhaustedError
+            vector = nearest
+        return params_of(self._space, vector)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Only reached for parameters that are not in the space."""
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As the inner sampler."""
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As the inner sampler."""
+        self.inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """As the inner sampler."""
+        self.inner.reseed_rng()
+
+
+def make_sampler(name: SamplerName, space: SearchSpace, seed: int, pool: Pool) -> UnseenSampler:
+    """A sampler that proposes only open candidates of the pool.
+
+    Args:
+        name: `random`; `nsga2` (population 16, for sweeps of tens to hundreds); `tpe` (multivariate); `gp` (Gaussian
+            processes with expected hypervolume improvement, half a second to several seconds a proposal).
+        space: where the candidates are from.
+        seed: the same seed and the same results give the same proposals.
+        pool: what may be proposed.
+
+    Raises:
+        UserError: unknown name.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        inner: BaseSampler
+        if name == "random":
+            inner = optuna.samplers.RandomSampler(seed=seed)
+        elif name == "nsga2":
+            inner = optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
+        elif name == "tpe":
+            inner = optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True, warn_independent_sampling=False
+            )
+        elif name == "gp":
+            inner = optuna.samplers.GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
+        else:
+            raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
+    return UnseenSampler(inner, space, pool, seed)

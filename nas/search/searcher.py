@@ -1,0 +1,220 @@
+"""The Ray Tune searcher: proposes candidates from the Optuna study and books how each ended."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from ray.tune.search import Searcher
+
+from nas.pareto import FrontTracker
+from nas.search import study as studies
+from nas.search.pool import Pool
+from nas.search.sampler import ExhaustedError, UnseenSampler, distributions, vector_of
+from nas.search.settings import Indices, KnownCosts, SweepSettings
+from nas.search.store import CandidateRecord, CandidateStore, Outcome
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace
+
+DIED = "evaluator process died"
+
+
+@dataclass
+class Flight:
+    """A candidate under evaluation."""
+
+    number: int
+    """Of the Optuna trial."""
+    vector: Indices
+    record: CandidateRecord
+
+
+class SweepSearcher(Searcher):
+    """Proposes candidates and books results; Ray Tune calls it in the driver process only.
+
+    Each result is in the store (the worker wrote it, this class appends it again, which does nothing if it is there)
+    before it is told to the study. `stop_reason` is set when the sweep must end early.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        costs: KnownCosts,
+        settings: SweepSettings,
+        store: CandidateStore,
+        pool: Pool,
+        study: optuna.Study,
+        sampler: UnseenSampler,
+        prior: Callable[[Indices], Any] | None,
+        on_progress: Callable[..., None] | None,
+    ) -> None:
+        super().__init__()
+        self.space, self.costs, self.settings = space, costs, settings
+        self.store, self.pool, self.study, self.sampler = store, pool, study, sampler
+        self.prior, self.on_progress = prior, on_progress
+        self.flights: dict[str, Flight] = {}
+        self.stop_reason: UserError | None = None
+        self.callback_error: BaseException | None = None
+        self.exhausted = False
+        self.failed_now = 0
+        self.deaths = 0
+        self._died: set[str] = set()
+        self.front = FrontTracker(pool.cost_bounds)
+        self.outcomes: dict[str, Outcome] = {}
+        for record in store.latest():
+            self.count(record)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next candidate's record as Tune config; None while all workers are busy; FINISHED at the end."""
+        done = self.counts()["done"]
+        stopping = self.stop_reason or self.callback_error or self.exhausted
+        if done >= self.settings.num_candidates or (stopping and not self.flights):
+            return Searcher.FINISHED
+        wanted = min(self.settings.workers, self.settings.num_candidates - done)
+        if stopping or len(self.flights) >= wanted:
+            return None
+        try:
+            flight = self._propose()
+        except ExhaustedError:
+            # A worker that dies gives its candidate back, so the end is only sure when none is in flight.
+            self.exhausted = not self.flights
+            return None if self.flights else Searcher.FINISHED
+        except OSError as error:
+            self.stop_reason = UserError(f"cannot write the study: {error.strerror}; free space, then resume the run")
+            return None if self.flights else Searcher.FINISHED
+        self.flights[trial_id] = flight
+        left = self.pool.num_open
+        workers = wanted if left is None else min(wanted, len(self.flights) + left)
+        return {"record": flight.record.model_dump_json(), "workers": workers, "deaths": self.deaths}
+
+    def _propose(self) -> Flight:
+        if self.pool.exhausted:
+            raise ExhaustedError
+        try:
+            trial = self.study.ask(distributions(self.space))
+        except ExhaustedError:
+            for left in self.study.get_trials(deepcopy=False, states=studies.UNFINISHED):
+                if left.number not in {flight.number for flight in self.flights.values()}:
+                    studies.fail(self.study, left.number, "nothing left to propose")
+            raise
+        vector = vector_of(self.space, trial.params)
+        self.pool.take(vector)
+        record = self.planned(vector)
+        for key, value in studies.start_attrs(self.space, record).items():
+            trial.set_user_attr(key, value)
+        return Flight(trial.number, vector, record)
+
+    def planned(self, vector: Indices) -> CandidateRecord:
+        """A record of a candidate before its evaluation (outcome `failed` until it is known better)."""
+        candidate = self.space.decode(vector)
+        row = vector[None]
+        latency_ms, num_params = self.costs.matrix(row)[0]
+        macs = None if self.costs.num_macs is None else int(np.asarray(self.costs.num_macs(row))[0])
+        return CandidateRecord(
+            candidate=candidate.id,
+            options=candidate.options,
+            vector=tuple(int(i) for i in vector),
+            outcome="failed",
+            latency_ms=float(latency_ms),
+            num_params=int(num_params),
+            num_macs=macs,
+            prior=None if self.prior is None else float(np.asarray(self.prior(row))[0]),
+            trial=uuid.uuid4().hex[:16],
+            seed=self.settings.seed,
+            recipe_hash=self.settings.recipe_hash,
+        )
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Book a result; whatever it was, neither a trial nor a candidate stays open behind it."""
+        flight = self.flights.pop(trial_id, None)
+        if flight is None:
+            return
+        try:
+            self._book(flight, result or {})
+        except UserError as problem:
+            self.stop_reason = self.stop_reason or problem
+        except OSError as problem:
+            self.stop_reason = UserError(f"cannot write the study: {problem.strerror}; free space, then resume the run")
+        self.report()
+
+    def _book(self, flight: Flight, result: dict[str, Any]) -> None:
+        if "fatal" in result:
+            self.stop_reason = self.stop_reason or UserError(result["fatal"])
+            studies.fail(self.study, flight.number, studies.INTERRUPTED)
+            return
+        record = None
+        if "record" in result:
+            record = CandidateRecord.model_validate_json(result["record"])
+            self.store.append(record)
+        else:  # the process died, perhaps between storing and reporting
+            record = self.store.find_trial(flight.record.trial)
+        if record is None:
+            self.deaths += 1
+            if flight.record.candidate not in self._died:
+                # The machine may be to blame (memory, a kill): once more, before the others.
+                self._died.add(flight.record.candidate)
+                self.pool.release(flight.vector)
+                self.sampler.queue.appendleft(flight.vector)
+                studies.fail(self.study, flight.number, f"{DIED}; tried once more")
+                self._count_failure(f"{flight.record.candidate}: {DIED}")
+                return
+            record = flight.record.model_copy(update={"reason": f"{DIED} twice"})
+            self.store.append(record)
+        studies.finish(self.study, flight.number, record, self.costs)
+        self.count(record)
+        if record.outcome == "failed":
+            self._count_failure(f"{record.candidate}: {record.reason}")
+
+    def count(self, record: CandidateRecord) -> None:
+        """Count a record that is booked (the store may hold others already, on their way here)."""
+        self.outcomes[record.candidate] = record.outcome
+        if record.outcome == "done":
+            self.front.add(studies.values_of(record, self.costs))
+
+    def counts(self) -> Counter[Outcome]:
+        """Number of candidates per outcome."""
+        return Counter(self.outcomes.values())
+
+    def _count_failure(self, reason: str) -> None:
+        self.failed_now += 1
+        if self.failed_now >= max(1, self.settings.max_failures):
+            self.stop_reason = self.stop_reason or UserError(
+                f"{self.failed_now} evaluations failed, the limit search.max_failures is {self.settings.max_failures}; "
+                f"the last: {reason}; what is finished is kept, mend the cause or raise the limit, then resume the run"
+            )
+
+    def report(self) -> None:
+        """Call on_progress with the counts so far; its error stops the sweep and is raised by run_sweep."""
+        if self.on_progress is None or self.callback_error is not None:
+            return
+        counts = self.counts()
+        try:
+            self.on_progress(
+                done=counts["done"],
+                failed=counts["failed"],
+                infeasible=counts["infeasible"],
+                front_size=self.front.size,
+                hypervolume=self.front.hypervolume,
+                total=self.settings.num_candidates,
+            )
+        except BaseException as error:
+            self.callback_error = error
+
+    def interrupt(self) -> None:
+        """Fail what is in flight as interrupted: the driver stops now."""
+        with contextlib.suppress(OSError):  # a full disk: the next start does it
+            for flight in self.flights.values():
+                studies.fail(self.study, flight.number, studies.INTERRUPTED)
+        self.flights.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: store and study are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: store and study are the state."""

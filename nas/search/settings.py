@@ -1,0 +1,76 @@
+"""What a sweep is told: how much, by whom, within which limits, and what candidates cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from search_spaces.space import SearchSpace
+
+SamplerName = Literal["random", "nsga2", "tpe", "gp"]
+
+Metrics = dict[str, float]
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# Largest space that is held as a table of all its candidates; larger ones are looked at through samples.
+MAX_TABLE = 2**20
+SAMPLE_SIZE = 100_000
+
+
+class SweepSettings(BaseModel):
+    """How a sweep runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_candidates: int = Field(48, ge=1)
+    """Finished candidates at which the sweep ends, those of earlier sweeps of the run included."""
+    workers: int = Field(2, ge=1)
+    """Evaluating processes, one thread each."""
+    sampler: SamplerName = "tpe"
+    seed: int = 0
+    max_failures: int = Field(10, ge=0)
+    """Failed evaluations of one sweep after which it stops."""
+    num_warm_start: int = Field(12, ge=0)
+    """Candidates of the predicted front that are evaluated before the sampler is asked; needs a prior."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Candidates with a larger predicted latency are never evaluated."""
+    max_params: int | None = Field(None, gt=0)
+    """Candidates with more parameters are never evaluated."""
+    retry_failed: bool = False
+    """Evaluate failed candidates of earlier sweeps again (after what made them fail is mended)."""
+    recipe_hash: str = ""
+    """Written into every record; finished records with another hash are refused."""
+
+
+@dataclass(frozen=True)
+class KnownCosts:
+    """What every candidate costs, known before any evaluation: index matrices (N, stages) to arrays (N,)."""
+
+    latency_ms: Callable[[Indices], Any]
+    num_params: Callable[[Indices], Any]
+    num_macs: Callable[[Indices], Any] | None = None
+    error: str = "latent_error"
+    """The metric of the evaluator that is minimised together with latency and parameters."""
+
+    @property
+    def objectives(self) -> tuple[str, str, str]:
+        """Names of the three objectives, all minimised."""
+        return (self.error, "latency_ms", "num_params")
+
+    def matrix(self, indices: Indices) -> Floats:
+        """Latency in ms and parameters (N, 2)."""
+        latency, params = self.latency_ms(indices), self.num_params(indices)
+        return np.stack([np.asarray(latency, np.float64), np.asarray(params, np.float64)], axis=1)
+
+
+def table_or_sample(space: SearchSpace, seed: int) -> Indices:
+    """All candidates of a space (N, stages), or SAMPLE_SIZE random ones of a space of more than MAX_TABLE."""
+    if space.num_candidates <= MAX_TABLE:
+        return space.enumerate()
+    return space.sample(np.random.default_rng(seed), SAMPLE_SIZE)

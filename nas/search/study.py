@@ -1,0 +1,171 @@
+"""The Optuna study of a run: a view of the store that samplers and optuna-dashboard read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.search.sampler import distributions, params_of, vector_of
+from nas.search.settings import Indices, KnownCosts
+from nas.search.store import CandidateRecord
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace
+
+JOURNAL = "study.log"
+INTERRUPTED = "interrupted"
+
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    """Open or make the study in `run_dir/study.log`, three objectives, all minimised.
+
+    A last line torn by a crash is cut off; a lock that a killed process left behind is removed. A journal that
+    cannot be read at all is set aside as `study.log.damaged` and made anew: the store has everything in it.
+
+    Raises:
+        UserError: the file cannot be written, or its study has other objectives.
+    """
+    path = run_dir / JOURNAL
+    try:
+        _release_stale_lock(path)
+        _cut_torn_line(path)
+        return _load(path, run_dir.name, costs, sampler)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free space or make the folder writable") from None
+    except UserError:
+        raise
+    except Exception:  # whatever a damaged journal makes Optuna raise
+        os.replace(path, path.with_name(JOURNAL + ".damaged"))
+        return _load(path, run_dir.name, costs, sampler)
+
+
+def _load(path: Path, name: str, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(
+        storage=storage, sampler=sampler, study_name=name, directions=["minimize"] * 3, load_if_exists=True
+    )
+    names = study.metric_names
+    if names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(costs.objectives))
+    elif tuple(names) != costs.objectives:
+        raise UserError(
+            f"{path} has objectives {', '.join(names)}, not {', '.join(costs.objectives)}; use another run name"
+        )
+    return study
+
+
+def _release_stale_lock(path: Path) -> None:
+    # The run is locked by its owner, so a lock found at the start belongs to a killed process; Optuna itself would
+    # wait 30 s for it.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}.lock")
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        data = file.read()
+        end = data.rfind(b"\n") + 1
+        if end != len(data):
+            file.truncate(end)
+            return
+        # A line can be whole and yet half a record, if the crash lost a page in the middle: Optuna raises then.
+        last = data[:end].splitlines()[-1:] or [b"{}"]
+        json.loads(last[0])
+
+
+def start_attrs(space: SearchSpace, record: CandidateRecord) -> dict[str, Any]:
+    """User attributes that are known when a candidate is proposed."""
+    words = " ".join(f"{stage}:{name}" for stage, name in record.options.items())
+    costs = {"latency_ms": record.latency_ms, "num_params": record.num_params, "num_macs": record.num_macs}
+    return {"candidate": record.candidate, "words": words, "costs": costs, "trial": record.trial}
+
+
+def end_attrs(record: CandidateRecord) -> dict[str, Any]:
+    """User attributes that are known when a candidate is finished."""
+    attrs: dict[str, Any] = {"seconds": record.seconds, "metrics": record.metrics, "worker": record.worker}
+    return attrs | ({"reason": record.reason} if record.reason else {})
+
+
+def values_of(record: CandidateRecord, costs: KnownCosts) -> list[float]:
+    """Objective values (error, latency, parameters) of a done record."""
+    return [record.metrics[costs.error], record.latency_ms, float(record.num_params)]
+
+
+def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: KnownCosts) -> None:
+    """Tell the study how the evaluation behind trial `number` ended; a failed one never stays RUNNING."""
+    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)  # no public way
+    for key, value in end_attrs(record).items():
+        study._storage.set_trial_user_attr(trial_id, key, value)
+    if record.outcome == "done":
+        study.tell(number, values_of(record, costs))
+    else:
+        study.tell(number, state=TrialState.FAIL)
+
+
+def fail(study: optuna.Study, number: int, reason: str) -> None:
+    """Tell the study that an evaluation ended without a record."""
+    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    study._storage.set_trial_user_attr(trial_id, "reason", reason)
+    study.tell(number, state=TrialState.FAIL)
+
+
+def replay(
+    study: optuna.Study, space: SearchSpace, records: Sequence[CandidateRecord], costs: KnownCosts
+) -> list[Indices]:
+    """Bring the study up to the store after a stop of any kind.
+
+    Records that the study does not know are told (or added); trials left RUNNING by a killed driver are failed with
+    the reason 'interrupted'.
+
+    Returns:
+        Index vectors of the interrupted candidates that have no record: to be evaluated first.
+    """
+    trials = study.get_trials(deepcopy=False)
+    by_name = {t.user_attrs["trial"]: t for t in trials if "trial" in t.user_attrs}
+    for record in records:
+        if record.outcome == "infeasible":
+            continue
+        known = by_name.get(record.trial)
+        if known is not None and known.state in UNFINISHED:
+            finish(study, known.number, record, costs)
+        elif known is None or (record.outcome == "done" and known.state == TrialState.FAIL):
+            # Unknown, or given up as interrupted a moment before its worker stored it.
+            study.add_trial(_frozen(space, record, costs))
+    recorded = {record.candidate for record in records}
+    again: dict[tuple[int, ...], Indices] = {}
+    for trial in study.get_trials(deepcopy=False, states=UNFINISHED):
+        if set(space.free_stages) <= set(trial.params):  # else killed while it was being proposed
+            vector = vector_of(space, trial.params)
+            if space.decode(vector).id not in recorded:
+                again[tuple(vector)] = vector
+        fail(study, trial.number, INTERRUPTED)
+    return list(again.values())
+
+
+def _frozen(space: SearchSpace, record: CandidateRecord, costs: KnownCosts) -> FrozenTrial:
+    import numpy as np
+
+    done = record.outcome == "done"
+    return create_trial(
+        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        values=values_of(record, costs) if done else None,
+        params=params_of(space, np.array(record.vector)),
+        distributions=distributions(space),
+        user_attrs=start_attrs(space, record) | end_attrs(record),
+    )

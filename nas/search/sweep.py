@@ -1,0 +1,201 @@
+"""The sweep: Ray Tune runs the evaluations, an Optuna study proposes the candidates, the store remembers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.search.settings import Indices, KnownCosts, SweepSettings
+from nas.search.store import STORE_FOLDER, CandidateRecord, CandidateStore
+from nas.search.warm_start import warm_start
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.search.searcher import SweepSearcher
+    from nas.search.worker import EvaluateFactory
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    done: int
+    """Finished candidates of the run, those of earlier sweeps included; `failed`, `infeasible` likewise."""
+    failed: int
+    infeasible: int
+    front_size: int
+    hypervolume: float
+    exhausted: bool
+    """Whether it ended because no candidate was left to propose."""
+    seconds: float
+    """Of this sweep, start and end of Ray included."""
+
+
+def run_sweep(
+    space: SearchSpace,
+    evaluate_factory: EvaluateFactory,
+    objectives: KnownCosts,
+    settings: SweepSettings,
+    run_dir: Path | str,
+    prior: Callable[[Indices], Any] | None = None,
+    on_progress: Callable[..., None] | None = None,
+    address: str | None = None,
+) -> SweepResult:
+    """Evaluate candidates until `settings.num_candidates` of the run are done; go on where an earlier sweep stopped.
+
+    Finished candidates live in `run_dir/store`, where the worker process writes each one before it reports it. The
+    study in `run_dir/study.log` is brought up to the store first; candidates whose evaluation was interrupted come
+    first, then the predicted front (:func:`warm_start`), then the sampler's proposals. No done candidate is evaluated
+    again, and no failed one unless `retry_failed`. A candidate fails when its evaluation raises or gives a metric
+    that is not finite; when its process dies it is tried once more.
+
+    Args:
+        space: what is searched.
+        evaluate_factory: called once in each worker process (it is sent there by Ray: use a function of a module, or
+            a `functools.partial` of one with plain arguments); returns `evaluate(candidate) -> metrics`.
+        objectives: known costs and the name of the error metric.
+        settings: see :class:`SweepSettings`.
+        run_dir: the run; one driver at a time.
+        prior: predicted error (N,) of index matrices (N, stages), for the warm start and the records.
+        on_progress: called at the start and after each result with `done`, `failed`, `infeasible`, `front_size`,
+            `hypervolume`, `total`.
+        address: of a Ray cluster (`auto`, `host:port`, `ray://...`); None starts Ray here.
+
+    Raises:
+        UserError: limits that no candidate meets, records of another recipe, too many failures, an evaluator that
+            cannot be made, a folder that cannot be written. What is finished stays.
+        KeyboardInterrupt: Ctrl-C; what is finished stays.
+    """
+    from nas.search import study as studies
+    from nas.search.pool import Pool
+    from nas.search.sampler import make_sampler
+    from nas.search.searcher import SweepSearcher
+
+    start = time.monotonic()
+    folder = Path(run_dir).resolve()
+    store = CandidateStore(folder / STORE_FOLDER)
+    _make_folder(store.path.parent)
+    records = store.latest()
+    _check_recipe(records, settings, store.path)
+    pool = Pool(space, objectives, settings)
+    from nas.search.ray_session import clear_leftovers
+
+    clear_leftovers(store.path.parent)  # before the store is read for good: a leftover worker may still write
+    records = store.latest()
+    for record in records:
+        if record.outcome != "failed" or not settings.retry_failed:
+            pool.take(np.array(record.vector))
+    # Not the same proposals again after a restart.
+    sampler = make_sampler(settings.sampler, space, settings.seed + len(records), pool)
+    study = studies.open_study(folder, objectives, sampler)
+    again = studies.replay(study, space, store.records(), objectives)
+    searcher = SweepSearcher(space, objectives, settings, store, pool, study, sampler, prior, on_progress)
+    sampler.queue.extend(again)
+    if prior is not None and settings.num_warm_start:
+        sampler.queue.extend(_warm_points(searcher, prior))
+    searcher.report()
+    if searcher.counts()["done"] < settings.num_candidates and not pool.exhausted:
+        _drive(searcher, evaluate_factory, address)
+    problem = searcher.callback_error or searcher.stop_reason
+    if problem is not None:
+        raise problem
+    counts = searcher.counts()
+    return SweepResult(
+        done=counts["done"],
+        failed=counts["failed"],
+        infeasible=counts["infeasible"],
+        front_size=searcher.front.size,
+        hypervolume=searcher.front.hypervolume,
+        exhausted=counts["done"] < settings.num_candidates,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose a folder that can be written") from None
+
+
+def _check_recipe(records: list[CandidateRecord], settings: SweepSettings, path: Path) -> None:
+    others = {record.recipe_hash for record in records if record.outcome == "done"} - {settings.recipe_hash}
+    if others:
+        raise UserError(
+            f"{path} holds candidates evaluated with recipe {sorted(others)[0]!r}, not {settings.recipe_hash!r}; "
+            "their errors cannot be compared, start a run of another name"
+        )
+
+
+def _warm_points(searcher: SweepSearcher, prior: Callable[[Indices], Any]) -> list[Indices]:
+    """Open candidates of the predicted front; those beyond the limits are booked as infeasible."""
+    costs, settings = searcher.costs, searcher.settings
+    points = warm_start(
+        searcher.space,
+        prior,
+        costs.latency_ms,
+        costs.num_params,
+        min(settings.num_warm_start, settings.num_candidates),
+        searcher.pool.feasible,
+        settings.seed,
+    )
+    known = {record.candidate for record in searcher.store.records()}
+    good = []
+    for vector, feasible in zip(points, searcher.pool.feasible(points), strict=True):
+        if feasible:
+            good.append(vector)
+            continue
+        record = searcher.planned(vector)
+        if record.candidate not in known:
+            reason = _limit_reason(record, settings)
+            record = record.model_copy(update={"outcome": "infeasible", "reason": reason})
+            searcher.store.append(record)
+            searcher.count(record)
+    return good
+
+
+def _limit_reason(record: CandidateRecord, settings: SweepSettings) -> str:
+    reasons = []
+    if settings.max_latency_ms is not None and record.latency_ms > settings.max_latency_ms:
+        reasons.append(
+            f"predicted latency {record.latency_ms:.4g} ms is over max_latency_ms = {settings.max_latency_ms:g}"
+        )
+    if settings.max_params is not None and record.num_params > settings.max_params:
+        reasons.append(f"{record.num_params:,} parameters are over max_params = {settings.max_params:,}")
+    return "; ".join(reasons)
+
+
+def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | None) -> None:
+    """Run Ray Tune until the searcher has finished."""
+    from nas.search.ray_session import ray_session
+
+    folder = searcher.store.path.parent
+    with ray_session(folder, searcher.settings.workers, address) as tune_folder:
+        from ray import tune
+
+        from nas.search.worker import Evaluator, Job
+
+        ready = tune_folder.parent / "ready" if address is None else tune_folder / "ready"
+        job = Job(searcher.space, factory, folder, searcher.costs.error, ready)
+        trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), {"cpu": 1})
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(tune_folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            searcher.interrupt()

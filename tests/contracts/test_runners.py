@@ -1,0 +1,117 @@
+"""What every runner must do. A new runner is added to RUNNERS and passes, or it is no runner."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from latency_predictors.measurement import cpu_name
+from latency_predictors.runners.base import MeasureSettings, Runner
+from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner, measure_interleaved
+from search_spaces.errors import UserError
+
+RUNNERS: dict[str, Callable[[], Runner]] = {
+    "onnxruntime-cpu": OnnxRuntimeRunner,
+    "onnxruntime-cpu, two threads": lambda: OnnxRuntimeRunner(threads=2),
+}
+QUICK = MeasureSettings(warm_up=2, min_repeats=10, rounds_per_pass=5, max_seconds=0.4, target_ci_pct=50)
+
+
+def matmul_chain(path: Path, size: int, length: int, op: str = "MatMul") -> Path:
+    """x (size, size) times `length` constant matrices."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+    for i in range(length):
+        matrix = (rng.standard_normal((size, size)) / math.sqrt(size)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{i}"))
+        nodes.append(helper.make_node(op, [f"x{i}", f"w{i}"], [f"x{i + 1}"]))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [size, size]) for n in ("x0", f"x{length}")]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.fixture(params=RUNNERS.values(), ids=RUNNERS.keys())
+def runner(request: pytest.FixtureRequest) -> Runner:
+    return request.param()
+
+
+def test_is_a_runner(runner: Runner) -> None:
+    assert isinstance(runner, Runner)
+
+
+def test_every_subject_has_one_complete_record(runner: Runner, tmp_path: Path) -> None:
+    graphs = {"short": matmul_chain(tmp_path / "a.onnx", 64, 1), "long": matmul_chain(tmp_path / "b.onnx", 256, 12)}
+    notes: list[tuple[int, int, str]] = []
+    measured = runner.measure(graphs, QUICK, on_progress=lambda *note: notes.append(note))
+    assert list(measured) == ["short", "long"]
+    for name, record in measured.items():
+        assert record.subject == name
+        assert (record.device, record.runtime) == (runner.device, runner.runtime)
+        assert (record.precision, record.threads) == (runner.precision, runner.threads)
+        assert record.ci95_ms[0] <= record.median_ms <= record.ci95_ms[1]
+        assert record.p10_ms <= record.median_ms <= record.p90_ms
+        assert record.num_samples >= 1
+        assert record.conditions.cpu == cpu_name()
+    assert measured["short"].median_ms < measured["long"].median_ms
+    assert notes[-1][:2] == (2, 2)
+
+
+def test_the_unit_is_milliseconds(runner: Runner, tmp_path: Path) -> None:
+    """A run of about ten milliseconds, against a plain loop around onnxruntime."""
+    path = matmul_chain(tmp_path / "a.onnx", 512, 8)
+    median_ms = runner.measure({"a": path}, QUICK)["a"].median_ms
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {"x0": np.ones((512, 512), dtype=np.float32)}
+    loop_ms = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        session.run(None, feed)
+        loop_ms.append(1e3 * (time.perf_counter() - begin))
+    # Other processes and the number of threads may make a factor of a few, a wrong unit makes 1,000.
+    assert min(loop_ms) / 10 < median_ms < 10 * max(loop_ms)
+
+
+def test_twice_the_work_takes_about_twice_as_long(runner: Runner, tmp_path: Path) -> None:
+    graphs = {str(n): matmul_chain(tmp_path / f"{n}.onnx", 384, n) for n in (8, 16)}
+    measured = runner.measure(graphs, QUICK)
+    assert 1.3 < measured["16"].median_ms / measured["8"].median_ms < 3.0
+
+
+def test_passes_come_one_at_a_time(runner: Runner, tmp_path: Path) -> None:
+    graphs = {"a": matmul_chain(tmp_path / "a.onnx", 32, 1), "b": matmul_chain(tmp_path / "b.onnx", 32, 2)}
+    passes = runner.passes(graphs, QUICK)
+    for _ in range(2):
+        one = next(passes)
+        assert set(one) == {"a", "b"}
+        assert all(len(r.cpu_ms) == QUICK.rounds_per_pass for r in one.values())
+
+
+@pytest.mark.parametrize("kind", ["missing", "not onnx", "unknown operator"])
+def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.onnx"
+    if kind == "not onnx":
+        path.write_bytes(b"nonsense")
+    elif kind == "unknown operator":
+        matmul_chain(path, 8, 1, op="NoSuchOperator")
+    with pytest.raises(UserError, match="E1/RA") as caught:
+        runner.measure({"E1/RA": path}, QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(UserError, match="threads: 0"):
+        OnnxRuntimeRunner(threads=0)
+
+
+def test_measure_interleaved_takes_named_files(tmp_path: Path) -> None:
+    graphs = {"teacher": matmul_chain(tmp_path / "a.onnx", 64, 4), "prime": matmul_chain(tmp_path / "b.onnx", 64, 1)}
+    assert set(measure_interleaved(graphs, QUICK)) == {"teacher", "prime"}

@@ -1,0 +1,89 @@
+"""What a user can get wrong before a run has done anything: one clear line, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.exits import run_app
+from nas.config import Recipe, load_recipe
+from nas.run.directory import RunDirectory
+from search_spaces.errors import UserError
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run the command in this process; the one line with which it refuses."""
+    from experiments.cli import app
+
+    assert run_app(app, [str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--teacher", "nowhere/at/all"), "teacher 'nowhere/at/all' not found"),
+        (("--set", "distil.steps=3"), "there is no key distil.steps"),
+        (("--set", "distill.steps=many"), "distill.steps"),
+        (("--set", "search.workers=0"), "search.workers"),
+        (("--set", "space=nanosdd"), "unknown search space 'nanosdd'"),
+        (("--config", "no-such.yaml"), "cannot be read"),
+    ],
+)
+def test_wrong_arguments(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    assert expected in refused(capsys, "search", "--run", tmp_path / "run", *arguments)
+
+
+def test_an_unreachable_budget_is_said_before_anything_is_trained(tmp_path: Path, toy_teacher: object) -> None:
+    from nas.run.context import RunContext
+    from nas.run.phases import check_budgets
+
+    recipe = load_recipe(None, ["picks.max_params=5"])
+    run = RunContext(recipe, RunDirectory(tmp_path))
+    run.__dict__["profile"] = _OneMillisecond()
+    with pytest.raises(UserError, match=r"reaches .* parameters; raise picks"):
+        check_budgets(run)
+
+
+class _OneMillisecond:
+    """Every candidate takes one millisecond: budgets of parameters alone are looked at."""
+
+    def predict(self, _space: object, matrix: object) -> object:
+        import numpy as np
+
+        return np.ones(len(matrix))  # type: ignore[arg-type]
+
+
+def test_a_profile_with_a_nan_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"format_version": 1, "device": "x", "base": float("nan")}))
+    message = refused(capsys, "predict", profile, "RARA-RARA-RARA-none-RARARA-RARARA-RARARA")
+    assert "profile.json" in message
+
+
+def test_a_place_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    assert "cannot be written" in refused(capsys, "search", "--run", blocked / "run")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    from nas.atomic import write_bytes
+
+    directory = RunDirectory(tmp_path)
+    directory.create(Recipe())
+    with pytest.raises(UserError, match="cannot write"):
+        write_bytes(Path("/dev/full/x"), b"x")
+
+
+def test_a_run_that_does_not_exist_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("resume", "status", "pareto"):
+        assert "no folder with a config.yaml" in refused(capsys, verb, "no-such-run")

@@ -1,0 +1,190 @@
+"""The whole loop on the toy teacher, in small: killed in every phase, resumed, and nothing finished done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas.block_bank import BlockBank
+from nas.run.directory import RunDirectory
+
+# Eight candidates; every side of the network has a choice.
+SPACE = """
+name: eight
+options:
+  E1: [RARA]
+  E2: [RARA, R]
+  E3: [RARA, R]
+  deep: [none]
+  D3: [RARARA, R]
+  D2: [RARARA]
+  D1: [RARARA]
+"""
+RECIPE = """
+name: small
+space: {space}
+data: {{num_images: 24}}
+calibration: {{warm_up: 1, min_repeats: 3, max_seconds: 2, num_fit: 3, num_check: 2}}
+distill: {{steps: 6, batch_size: 4, checkpoint_every: 2}}
+fidelity: {{num_samples: 4, num_noise_samples: 4, ddim_steps: 2}}
+search: {{num_candidates: 6, workers: 1, sampler: random}}
+finalize: {{steps: 4, batch_size: 4}}
+"""
+
+
+def nanosd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    """The command in the background, in a process group of its own."""
+    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], what: str) -> None:
+    """SIGKILL the driver at the moment when `reached` first holds."""
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, f"the run ended before it was killed in {what}"
+        assert time.monotonic() < deadline, f"the run never reached {what}"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A run killed in calibration, distillation, sweep and export, then finished; with what was there at each kill."""
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "space.yaml").write_text(SPACE)
+    (folder / "recipe.yaml").write_text(RECIPE.format(space=folder / "space.yaml"))
+    run = RunDirectory(folder / "run")
+    measurements = run.work / "calibration" / "measurements.jsonl"
+    seen: dict[str, object] = {}
+
+    kill_when(
+        start("search", "--config", folder / "recipe.yaml", "--run", run.path),
+        lambda: len(lines(measurements)) >= 3,
+        "calibration",
+    )
+    seen["measurements"] = lines(measurements)
+    assert not run.profile.exists()
+
+    kill_when(start("resume", run.path), (run.work / "distill.safetensors").exists, "distillation")
+    seen["profile"] = run.profile.read_bytes()
+    assert not run.blocks.exists()
+
+    records = run.store / "candidates.jsonl"
+    kill_when(start("resume", run.path), lambda: len(lines(records)) >= 2, "the sweep")
+    seen["bank"] = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
+    seen["swap_table"] = run.swap_table.read_bytes()
+    seen["records"] = lines(records)
+
+    kill_when(start("resume", run.path), lambda: run.variants.exists() and any(run.variants.iterdir()), "export")
+    assert not run.closing.exists()
+    seen["picks"] = run.picks.read_bytes()
+    seen["aligned"] = (run.work / "align.safetensors").read_bytes()
+
+    nanosd("resume", run.path)
+    return run.path, seen
+
+
+def test_a_run_killed_in_every_phase_is_finished_by_resume(killed_run: tuple[Path, dict[str, object]]) -> None:
+    run = RunDirectory(killed_run[0])
+    rows = json.loads(run.closing.read_text())["rows"]
+    assert rows[0]["pick"] == "teacher" and len(rows) >= 2
+    for row in rows[1:]:
+        variant = json.loads((run.variants / row["pick"] / "variant.json").read_text())
+        assert variant["lineage"]["candidate"] == row["candidate"]
+        assert {check["file"] for check in variant["onnx"]} == {"unet.onnx"}
+    report = run.report.read_text()
+    assert "plotly" in report and "http://" not in report.split("</style>")[0]
+    assert (run.path / "study.log").stat().st_size > 0
+    assert set(run.seconds()) >= {"prepare", "calibrate", "distill", "prior", "search", "pick", "finalize", "report"}
+
+
+def test_nothing_finished_is_done_twice(killed_run: tuple[Path, dict[str, object]]) -> None:
+    path, seen = killed_run
+    run = RunDirectory(path)
+    measured = lines(run.work / "calibration" / "measurements.jsonl")
+    assert measured[: len(seen["measurements"]) - 1] == seen["measurements"][:-1]  # type: ignore[arg-type, index]
+    subjects = Counter(json.loads(line).get("subject") for line in measured if "subject" in line)
+    assert set(subjects.values()) == {1}, subjects
+    assert run.profile.read_bytes() == seen["profile"]
+    assert {p.name: p.stat().st_mtime_ns for p in run.bank.iterdir()} == seen["bank"]
+    assert run.swap_table.read_bytes() == seen["swap_table"]
+    records = [json.loads(line) for line in lines(run.store / "candidates.jsonl")]
+    done = Counter(record["candidate"] for record in records if record["outcome"] == "done")
+    assert len(done) == 6 and set(done.values()) == {1}, done
+    earlier = [json.loads(line) for line in seen["records"]]  # type: ignore[attr-defined]
+    assert records[: len(earlier)] == earlier
+    assert run.picks.read_bytes() == seen["picks"]
+    assert (run.work / "align.safetensors").read_bytes() == seen["aligned"]
+
+
+def test_tables_front_status_and_picks_agree(killed_run: tuple[Path, dict[str, object]]) -> None:
+    path = killed_run[0]
+    parquet, csv = pd.read_parquet(path / "candidates.parquet"), pd.read_csv(path / "candidates.csv")
+    assert len(parquet) == len(csv) == 6
+    status = json.loads(nanosd("status", path, "--json").stdout)
+    assert (status["candidates_done"], status["state"]) == (6, "finished")
+    front = json.loads(nanosd("pareto", path, "--json").stdout)["front"]
+    assert len(front) == status["front_size"]
+    # The most faithful one within the largest predicted latency is the first of the front, sorted by error.
+    slowest = str(parquet["latency_ms"].max())
+    picked = json.loads(nanosd("pick", path, "--max-latency-ms", slowest, "--json").stdout)
+    assert picked["latent_error"] == pytest.approx(front[0]["latent_error"])
+    refused = nanosd("pick", path, "--max-latency-ms", "1e-9", check=False)
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_any_candidate_can_be_exported(killed_run: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    path = killed_run[0]
+    out = tmp_path / "variant"
+    candidate = "RARA-R-R-none-R-RARARA-RARARA"
+    written = json.loads(nanosd("export", path, candidate, "--out", out, "--json").stdout)
+    assert written["candidate"] == candidate and written["standard"] is False
+    assert written["onnx_max_relative_error"]["unet.onnx"] < 1e-3
+    assert (out / "variant.json").is_file()
+
+
+def test_a_damaged_bank_file_is_trained_again_and_nothing_else(killed_run: tuple[Path, dict[str, object]]) -> None:
+    run = RunDirectory(killed_run[0])
+    before = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
+    victim = sorted(run.bank.glob("*.safetensors"))[0]
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-10])
+    done = nanosd("resume", run.path)
+    assert victim.name in done.stderr or "trained again" in done.stderr
+    assert victim.read_bytes() == content, "the same seed gives the same block"
+    after = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {victim.name, victim.stem + ".json"}
+    assert BlockBank(run.bank).has(victim.stem)
+
+
+def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: tuple[Path, dict[str, object]]) -> None:
+    run = RunDirectory(killed_run[0])
+    with run.lock():
+        second = nanosd("resume", run.path, check=False)
+    assert second.returncode == 2 and "another nanosd process" in second.stderr
+    other = nanosd("search", "--run", run.path, "--set", "seed=7", check=False)
+    assert other.returncode == 2 and "another recipe" in other.stderr
