@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.plots import style
 from nas.plots.data import errors_pct
@@ -91,7 +91,7 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
     style.layout(figure, height=440)
     # Both axes from the same values, so that the diagonal is one.
     shared = [low, high]
-    own = {} if style.is_log(shared) else {"range": shared}
+    own: dict[str, Any] = {} if style.is_log(shared) else {"range": shared}
     figure.update_layout(
         xaxis=style.axis("measured latency (ms)", shared, **own),
         yaxis=style.axis("predicted latency (ms)", shared, **own),
