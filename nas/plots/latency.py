@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.plots import style
 from nas.plots.data import errors_pct
@@ -30,19 +30,21 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
     values = [v for p in points for v in (p.measured_ms, p.predicted_ms)]
     low, high = min(values) * 0.9, max(values) * 1.1
     figure = go.Figure()
+    # Beyond the range that is shown, on whichever scale.
+    ends = [low / 2, high * 2]
     edge = {"mode": "lines", "hoverinfo": "skip", "line": {"width": 0}}
-    figure.add_scatter(x=[low, high], y=[low * (1 - BAND), high * (1 - BAND)], showlegend=False, **edge)
+    figure.add_scatter(x=ends, y=[end * (1 - BAND) for end in ends], showlegend=False, **edge)
     figure.add_scatter(
-        x=[low, high],
-        y=[low * (1 + BAND), high * (1 + BAND)],
+        x=ends,
+        y=[end * (1 + BAND) for end in ends],
         fill="tonexty",
         fillcolor="rgba(0,114,178,0.10)",
         name="±10 %",
         **edge,
     )
     figure.add_scatter(
-        x=[low, high],
-        y=[low, high],
+        x=ends,
+        y=ends,
         mode="lines",
         line={"color": style.GREY, "width": 1},
         hoverinfo="skip",
@@ -89,13 +91,11 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
     style.layout(figure, height=440)
     # Both axes from the same values, so that the diagonal is one.
     shared = [low, high]
+    own: dict[str, Any] = {} if style.is_log(shared) else {"range": shared}
     figure.update_layout(
-        xaxis=style.axis("measured latency (ms)", shared, range=[low, high]),
-        yaxis=style.axis("predicted latency (ms)", shared, range=[low, high]),
+        xaxis=style.axis("measured latency (ms)", shared, **own),
+        yaxis=style.axis("predicted latency (ms)", shared, **own),
     )
-    for look in (figure.layout.xaxis, figure.layout.yaxis):
-        if look.type == "log":
-            look.range = style.axis("", shared)["range"]
     return figure
 
 
