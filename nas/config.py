@@ -52,11 +52,11 @@ class Calibration(Section):
         None, description="a device profile (JSON) made before by `nanosd calibrate`; null measures on this machine"
     )
     threads: int = Field(1, ge=1, le=1024, description="onnxruntime threads")
-    warm_up: int = Field(3, ge=0, le=10_000, description="runs of each graph that are not counted")
+    warm_up: int = Field(3, ge=1, le=10_000, description="runs of each graph that are not counted")
     min_repeats: int = Field(20, ge=3, le=100_000, description="least counted runs of each graph")
     max_seconds: float = Field(40.0, gt=0, le=86_400, description="time for all measurements of options, about")
     num_fit: int = Field(
-        8, ge=2, le=1000, description="whole U-Nets that fit scale and intercept of the sum of options"
+        8, ge=3, le=1000, description="whole U-Nets that fit scale and intercept of the sum of options"
     )
     num_check: int = Field(10, ge=1, le=1000, description="unseen whole U-Nets that check the predictions")
 
@@ -76,7 +76,7 @@ class Fidelity(Section):
     """How close a candidate is to its teacher: errors on the same noise and the same prompts."""
 
     num_samples: int = Field(128, ge=2, le=1_000_000, description="latents sampled by teacher and candidate")
-    num_noise_samples: int = Field(256, ge=2, le=1_000_000, description="noised latents for the noise-prediction error")
+    num_noise_samples: int = Field(128, ge=2, le=1_000_000, description="noised latents for the noise-prediction error")
     ddim_steps: int = Field(10, ge=1, le=1000, description="DDIM steps a sample")
     guidance: float = Field(2.0, ge=1, le=50, description="classifier-free guidance scale; 1 is none")
 

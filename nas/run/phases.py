@@ -59,18 +59,32 @@ def calibrate(run: RunContext, progress: Progress) -> None:
     if not directory.profile.is_file():
         if recipe.calibration.profile is not None:
             given = DeviceProfile.load(Path(recipe.calibration.profile))
-            given.predict(run.space, run.space.enumerate()[:1])
+            given.check(run.space, run.teacher.key, run.teacher.latent_size)
             given.save(directory.profile)
         else:
             measure_profile(run, directory.work / "calibration", progress).save(directory.profile)
+    _write_space_facts(run)
     check_budgets(run)
+
+
+def _write_space_facts(run: RunContext) -> None:
+    """Ranges of latency and parameters over the whole space, for the report and the hypervolume's scale."""
+    from nas.atomic import write_json
+    from nas.run_data import space_facts
+    from nas.search.settings import table_or_sample
+
+    matrix = table_or_sample(run.space, run.recipe.seed)
+    latency, params = run.profile.predict(run.space, matrix), run.costs.params(matrix)
+    write_json(run.directory.path / "space.json", space_facts(run.space.num_candidates, latency, params))
 
 
 def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
     """A device profile of this machine for the run's teacher and space; measurements go on in `work_dir`."""
     from latency_predictors.calibration import calibrate as measure
+    from nas.atomic import ensure_writable
 
     teacher = run.teacher
+    ensure_writable(work_dir)
     with progress.phase("calibrate") as phase:
         return measure(
             teacher.unet,
