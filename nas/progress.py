@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from search_spaces.errors import UserError
+
 # Least time between two plain lines of one phase.
 _PLAIN_SECONDS = 15.0
 
@@ -83,7 +85,7 @@ class Progress:
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
         """Run one phase; its line stays when it ends, and says so when it is broken off by an error."""
         phase = _PlainPhase(name, total, self._say) if not self._live else Phase(name, total)
-        stopped = "  (interrupted)"
+        stopped: str | None = "  (interrupted)"
         try:
             if self._live and not self._silent:
                 with self._redrawn(phase):
@@ -91,9 +93,13 @@ class Progress:
             else:
                 yield phase
             stopped = ""
+        except UserError:
+            stopped = None  # the error's own line says what there is to say
+            raise
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + phase.seconds
-            self._say(phase.line(finished=True) + stopped)
+            if stopped is not None:
+                self._say(phase.line(finished=True) + stopped)
 
     def _say(self, line: str) -> None:
         if not self._silent:

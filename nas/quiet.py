@@ -38,7 +38,20 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     # By threshold, not by logger: Optuna and Ray set their loggers' levels back when they are imported.
     logging.disable(logging.WARNING)
+    _keep_own_warnings()
     warnings.simplefilter("ignore")
     onnxruntime = sys.modules.get("onnxruntime")
     if onnxruntime is not None:  # it reads no variable; runners set the severity in their session options too
         onnxruntime.set_default_logger_severity(3)
+
+
+def _keep_own_warnings() -> None:
+    """Let this project's warnings (a damaged file set aside, a block left out) reach the terminal, one line each."""
+    own = logging.getLogger("nanosd")
+    # The threshold above lives in the manager that all loggers share; one of its own is not under it.
+    own.manager = logging.Manager(own.root)
+    own.propagate = False
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("nanosd: %(message)s"))
+        own.addHandler(handler)

@@ -72,6 +72,17 @@ class RunDirectory:
         """Measurements, checkpoints and caches that phases go on from."""
         return self.path / "work"
 
+    def check_place(self) -> None:
+        """Raise unless the folder exists or its nearest existing parent can hold it; nothing is written.
+
+        Raises:
+            UserError: a file in the way, or a parent that cannot be written.
+        """
+        nearest = next(place for place in (self.path.absolute(), *self.path.absolute().parents) if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            why = "cannot be written" if nearest.is_dir() else "is no folder"
+            raise UserError(f"run {self.path}: cannot be written ({nearest} {why}); choose a folder with --run")
+
     def create(self, recipe: Recipe) -> None:
         """Make the folder and write its recipe, or check that it already holds the same one.
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.atomic import write_json
+from nas.export import annotate_variant
+from nas.export.variant import check_files, content_key, read_variant
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
+    from nas.export.closing import ClosingRow
     from nas.export.variant import VariantCard
     from nas.fidelity.paired import Fidelity
     from search_spaces.unet import StagedUNet
 
 MEASURES = ("latent_error", "noise_error", "tafid")
 NUM_IMAGES = 6
+TEACHER = "teacher"
 
 
 class Finished:
@@ -112,76 +118,127 @@ def card(run: RunContext, name: str, finished: Finished) -> VariantCard:
 
 
 def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> None:
-    """Align, picture, export and measure all picks; writes variants/, images/ and closing.json."""
-    from nas.atomic import write_json
-    from nas.export.closing import ClosingSettings, measure_closing
-    from nas.export.diffusers import annotate_variant, export_diffusers
-    from nas.export.images import sample_images
-    from nas.export.variant import Latency
+    """Align, picture, export and measure all picks; writes variants/, images/ and closing.json.
+
+    Nothing is done when closing.json is of these picks, blocks and recipe and all variants are whole.
+    """
+    names = variant_names(picks)
+    key = _closing_key(run, names)
+    if _is_finished(run, names, key):
+        with progress.phase("finalize", len(names)) as phase:
+            phase.skip(len(names), **{"": "variants finished before"})
+        return
+    finished = finish(run, names, run.directory.work, progress)
+    onnx_errors = _export(run, finished, progress)
+    rows = _measure(run, finished, progress)
+    table = [_closing_row(run, row, finished.get(row.name), onnx_errors.get(row.name)) for row in rows]
+    teacher_ms = rows[0].measurement.median_ms
+    for row in rows[1:]:
+        known = card(run, row.name, finished[row.name]).latency
+        annotate_variant(
+            run.directory.variants / row.name,
+            latency=known.model_copy(
+                update={"measured_ms": row.measurement.median_ms, "teacher_measured_ms": teacher_ms}
+            ),
+        )
+    write_json(run.directory.closing, {"key": key, "rows": table})
+
+
+def _closing_key(run: RunContext, names: Mapping[str, str]) -> str:
+    """Names everything that the variants of a run follow from."""
+    from nas.distill.results import read_results
+
+    blocks = sorted(result.key for result in read_results(run.directory.blocks).values())
+    return content_key(run.recipe_hash, run.teacher.key, dict(names), blocks)
+
+
+def _is_finished(run: RunContext, names: Mapping[str, str], key: str) -> bool:
+    try:
+        if json.loads(run.directory.closing.read_text(encoding="utf-8"))["key"] != key:
+            return False
+        for name in names:
+            folder = run.directory.variants / name
+            check_files(folder, read_variant(folder), hashes=False)
+    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of another form: made again
+        return False
+    return (run.directory.path / "images").is_dir()
+
+
+def _staged_teacher(run: RunContext) -> StagedUNet:
     from search_spaces.surgery import assemble, teacher_candidate
 
-    directory, teacher = run.directory, run.teacher
-    finished = finish(run, variant_names(picks), directory.work, progress)
+    return assemble(run.teacher.unet, teacher_candidate(run.teacher.unet), copy=False)
+
+
+def _export(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> dict[str, float]:
+    """Sample images, write every variant; the ONNX graphs' relative errors by variant."""
+    from nas.export.diffusers import export_diffusers
+    from nas.export.images import sample_images
+
+    errors: dict[str, float] = {}
     with progress.phase("export", len(finished) + 1) as phase:
-        staged = assemble(teacher.unet, teacher_candidate(teacher.unet), copy=False)
-        nets = {"teacher": staged, **{name: item.student for name, item in finished.items()}}
-        paths = sample_images(teacher, nets, prompts(run), directory.path / "images")
+        nets = {TEACHER: _staged_teacher(run), **{name: item.student for name, item in finished.items()}}
+        paths = sample_images(run.teacher, nets, prompts(run), run.directory.path / "images")
         phase.advance()
-        formats = run.recipe.export.formats
-        onnx_errors: dict[str, float] = {}
         for name, item in finished.items():
-            images = {path.stem: path for path in paths[name]}
             variant = export_diffusers(
-                teacher, item.student, directory.variants / name, card(run, name, item),
-                onnx="onnx" in formats, images=images,
-            )  # fmt: skip
+                run.teacher,
+                item.student,
+                run.directory.variants / name,
+                card(run, name, item),
+                onnx="onnx" in run.recipe.export.formats,
+                images={path.stem: path for path in paths[name]},
+            )
             for check in variant.onnx:
-                onnx_errors[name] = check.max_relative_error
+                errors[name] = check.max_relative_error
             counts: dict[str, Any] = {}
-            if onnx_errors:
-                counts["ONNX against torch, max relative error"] = max(onnx_errors.values())
+            if errors:
+                counts["ONNX against torch, max relative error"] = max(errors.values())
             phase.advance(**counts)
+    return errors
+
+
+def _measure(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> list[ClosingRow]:
+    """Latency of teacher and variants from one interleaved run."""
+    from latency_predictors.runners.base import MeasureSettings
+    from nas.export.closing import ClosingSettings, measure_closing
+
+    calibration = run.recipe.calibration
+    settings = MeasureSettings(
+        warm_up=calibration.warm_up,
+        min_repeats=calibration.min_repeats,
+        max_seconds=min(3.0, calibration.max_seconds / 10),
+    )
     with progress.phase("measure") as phase:
-        settings = ClosingSettings(num_tokens=teacher.num_tokens, threads=run.recipe.calibration.threads)
-        rows = measure_closing(
-            staged,
+        return measure_closing(
+            _staged_teacher(run),
             {name: item.student for name, item in finished.items()},
-            directory.work / "closing",
-            settings,
-            variants={name: directory.variants / name for name in finished},
+            run.directory.work / "closing",
+            ClosingSettings(num_tokens=run.teacher.num_tokens, threads=calibration.threads, measure=settings),
+            variants={name: run.directory.variants / name for name in finished},
             on_progress=step_counter(phase),
         )
-    table = []
-    for row in rows:
-        entry: dict[str, Any] = {
-            "pick": row.name,
-            "candidate": row.candidate,
-            "num_params": row.num_params,
-            "num_macs": run.costs.teacher.num_macs,
-            "predicted_ms": None,
-            "measured": row.measurement.model_dump(mode="json"),
-            "speed_up": row.speed_up,
-            "tafid_floor": run.evaluator.tafid_floor,
-        }
-        if row.name != "teacher":
-            item = finished[row.name]
-            known = card(run, row.name, item)
-            entry |= {
-                "num_macs": known.num_macs,
-                "predicted_ms": known.latency.predicted_ms,
-                "before": item.before,
-                "after": item.after,
-                "aligned": item.aligned,
-                "onnx_max_relative_error": onnx_errors.get(row.name),
-            }
-            annotate_variant(
-                directory.variants / row.name,
-                latency=Latency(
-                    device=known.latency.device,
-                    predicted_ms=known.latency.predicted_ms,
-                    measured_ms=row.measurement.median_ms,
-                    teacher_measured_ms=rows[0].measurement.median_ms,
-                ),
-            )
-        table.append(entry)
-    write_json(directory.closing, {"rows": table})
+
+
+def _closing_row(run: RunContext, row: ClosingRow, item: Finished | None, onnx_error: float | None) -> dict[str, Any]:
+    """One row of closing.json; ``item`` is None for the teacher."""
+    common = {
+        "pick": row.name,
+        "candidate": row.candidate,
+        "num_params": row.num_params,
+        "measured": row.measurement.model_dump(mode="json"),
+        "speed_up": row.speed_up,
+        "tafid_floor": run.evaluator.tafid_floor,
+    }
+    if item is None:
+        return {**common, "num_macs": run.costs.teacher.num_macs, "predicted_ms": None}
+    known = card(run, row.name, item)
+    return {
+        **common,
+        "num_macs": known.num_macs,
+        "predicted_ms": known.latency.predicted_ms,
+        "before": item.before,
+        "after": item.after,
+        "aligned": item.aligned,
+        "onnx_max_relative_error": onnx_error,
+    }

@@ -32,8 +32,14 @@ def search(recipe: Recipe, run_dir: Path | str, address: str | None, progress: P
         UserError: anything about recipe, teacher, budget or folder that the user can mend.
     """
     directory = RunDirectory(run_dir)
+    run = RunContext(recipe, directory)
+    start = time.monotonic()
+    if not directory.config.is_file():
+        # Before the folder exists: a recipe that cannot run leaves no run behind that bars its mended version.
+        directory.check_place()
+        phases.load(run, progress)
     directory.create(recipe)
-    return _drive(RunContext(recipe, directory), address, progress)
+    return _drive(run, address, progress, time.monotonic() - start)
 
 
 def resume(run_dir: Path | str, address: str | None, progress: Progress) -> RunResult:
@@ -44,10 +50,10 @@ def resume(run_dir: Path | str, address: str | None, progress: Progress) -> RunR
     """
     run = RunContext.open(run_dir)
     run.directory.check_writable()
-    return _drive(run, address, progress)
+    return _drive(run, address, progress, 0.0)
 
 
-def _drive(run: RunContext, address: str | None, progress: Progress) -> RunResult:
+def _drive(run: RunContext, address: str | None, progress: Progress, loading_s: float) -> RunResult:
     directory = run.directory
 
     def timed(phase: str, call: Callable[[], T]) -> T:
@@ -57,6 +63,7 @@ def _drive(run: RunContext, address: str | None, progress: Progress) -> RunResul
         return result
 
     with directory.lock():
+        directory.add_seconds("prepare", loading_s)
         _write_provenance(run)
         timed("prepare", lambda: phases.prepare(run, progress))
         timed("calibrate", lambda: phases.calibrate(run, progress))

@@ -36,15 +36,22 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
     return report
 
 
-def prepare(run: RunContext, progress: Progress) -> None:
-    """Load the teacher, check the space against it, count costs, encode the training images."""
-    with progress.phase("prepare", 3) as phase:
+def load(run: RunContext, progress: Progress) -> None:
+    """Load the teacher and check the space against it, counting costs; nothing is written."""
+    with progress.phase("load", 2) as phase:
+        _ = run.space
         _ = run.teacher
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
         phase.advance(candidates=run.space.num_candidates)
+
+
+def prepare(run: RunContext, progress: Progress) -> None:
+    """Encode the training images, or read back what was encoded before."""
+    with progress.phase("prepare", run.recipe.data.num_images) as phase:
         dataset = run.dataset
-        phase.advance(images=len(dataset), **({"unreadable": len(dataset.skipped)} if dataset.skipped else {}))
+        unreadable = {"unreadable files": len(dataset.skipped)} if dataset.skipped else {}
+        phase.skip(len(dataset), **unreadable)
 
 
 def calibrate(run: RunContext, progress: Progress) -> None:

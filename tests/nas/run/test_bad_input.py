@@ -39,6 +39,7 @@ def test_wrong_arguments(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert expected in refused(capsys, "search", "--run", tmp_path / "run", *arguments)
+    assert not (tmp_path / "run").exists(), "a mended recipe finds its name free"
 
 
 def test_an_unreachable_budget_is_said_before_anything_is_trained(tmp_path: Path, toy_teacher: object) -> None:
