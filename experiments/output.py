@@ -90,6 +90,9 @@ def print_closing(run_dir: Path) -> list[dict[str, Any]]:
     """Print the closing table of a finished run and where its report lies; return the table's rows."""
     rows = read_closing(run_dir)
     print_rows([{**row, "pick": row.get("pick", row.get("name"))} for row in rows], _CLOSING)
+    floor = next((row["tafid_floor"] for row in rows if row.get("tafid_floor") is not None), None)
+    if floor is not None:
+        print(f"taFID of the teacher against itself from other noise (its floor): {floor:.3g}")
     report = run_dir / "report.html"
     if report.exists():
         print(f"report: {report}")

@@ -68,7 +68,7 @@ def calibrate(
     latent_size, num_tokens, context_dim: graphs take (1, C, latent_size, latent_size) latents and
         (1, num_tokens, context_dim) text context.
     work_dir: gets measurements.jsonl and, until they are measured, the graphs.
-    on_progress: (subjects measured, subjects in all, note).
+    on_progress: (subjects measured, by the share of their time, subjects in all, note).
 
     Raises UserError when `work_dir` holds another calibration, or the space is too small to check.
     """
@@ -132,9 +132,9 @@ def _measure(
 ) -> None:
     """Exports and measures what the journal does not hold yet, in groups that fit into memory."""
 
-    def report(note: str) -> None:
+    def report(note: str, under_way: int = 0) -> None:
         if on_progress is not None:
-            on_progress(len(journal.finished), len(names), note)
+            on_progress(len(journal.finished) + under_way, len(names), note)
 
     pending = [name for name in names if name not in journal.finished]
     primer = folder / "primer.onnx"
@@ -156,7 +156,8 @@ def _measure(
                         session.add({name: earlier})
             session.add(recordings)
             journal.add_pass(recordings.values())
-            report(f"{len(group)} together, round {session.num_rounds}")
+            # All subjects of a group end together: what is shown as done is the group's share of its time.
+            report(f"{len(group)} in turn, round {session.num_rounds}", int(session.share * len(group)))
             if session.is_over:
                 break
         journal.finish(list(group))

@@ -110,19 +110,6 @@ class BlockBank:
         module.load_state_dict(state)
         return dict(record["meta"])
 
-    def set_aside(self, key: str) -> list[Path]:
-        """Rename the files of a damaged block to `*.corrupt` (kept for inspection); returns the new paths."""
-        moved = []
-        for path in (self.record_path(key), self.weights_path(key)):
-            if path.exists():
-                target = path.with_name(path.name + ".corrupt")
-                try:
-                    os.replace(path, target)
-                except OSError as error:
-                    raise UserError(f"cannot move the damaged {path} aside: {error.strerror}; delete it") from error
-                moved.append(target)
-        return moved
-
     def _record(self, key: str) -> dict[str, Any]:
         path = self.record_path(key)
         try:

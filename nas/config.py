@@ -70,6 +70,11 @@ class Distill(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW")
     clip: float = Field(1.0, gt=0, le=1e6, description="largest gradient norm, for each block by itself")
     checkpoint_every: int = Field(50, ge=1, le=10_000_000, description="steps between checkpoints")
+    max_parallel: int | None = Field(
+        None,
+        ge=1,
+        description="blocks in memory at once, 16 bytes a parameter each; null: all. It changes cost, not results",
+    )
 
 
 class Fidelity(Section):
@@ -78,6 +83,7 @@ class Fidelity(Section):
     num_samples: int = Field(128, ge=2, le=1_000_000, description="latents sampled by teacher and candidate")
     num_noise_samples: int = Field(128, ge=2, le=1_000_000, description="noised latents for the noise-prediction error")
     ddim_steps: int = Field(10, ge=1, le=1000, description="DDIM steps a sample")
+    batch_size: int = Field(64, ge=1, le=65_536, description="latents in one pass; guidance doubles it")
     guidance: float = Field(2.0, ge=1, le=50, description="classifier-free guidance scale; 1 is none")
 
 
@@ -91,7 +97,7 @@ class Search(Section):
 
 
 class Picks(Section):
-    """Budgets for a further pick: the most faithful candidate within them."""
+    """Budgets: candidates beyond them are never evaluated, and the most faithful within them is a further pick."""
 
     max_latency_ms: float | None = Field(None, gt=0, description="largest predicted U-Net latency in milliseconds")
     max_params: int | None = Field(None, gt=0, description="largest number of U-Net parameters")
@@ -139,7 +145,9 @@ class Recipe(Section):
     )
     fidelity: Fidelity = Field(Fidelity(), description="How a candidate's distance to the teacher is measured.")
     search: Search = Field(Search(), description="The sweep over candidates.")
-    picks: Picks = Field(Picks(), description="Budgets for one more pick beside fastest, smallest and prime.")
+    picks: Picks = Field(
+        Picks(), description="Budgets of the search, with one more pick beside fastest, smallest and prime."
+    )
     finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
     export: Export = Field(Export(), description="What is written for each pick.")
 
@@ -193,8 +201,18 @@ def save_recipe(recipe: Recipe, path: str | Path) -> None:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Return 16 hex digits of SHA-256 over everything that can change a result: all fields but `name`."""
-    text = json.dumps(recipe.model_dump(mode="json", exclude={"name"}), sort_keys=True, separators=(",", ":"))
+    """Return 16 hex digits of SHA-256 over everything that can change what a candidate is found to be.
+
+    The name, the budgets, what is exported and how many candidates are evaluated by how many workers may change
+    while a run goes on: what is finished stays comparable.
+    """
+    exclude: Any = {
+        "name": True,
+        "picks": True,
+        "export": True,
+        "search": {"num_candidates", "workers", "max_failures"},
+    }
+    text = json.dumps(recipe.model_dump(mode="json", exclude=exclude), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

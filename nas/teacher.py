@@ -28,7 +28,7 @@ _COMPONENTS = {
     "tokenizer": None,
     "scheduler": None,
 }
-_CHUNK = 64  # images or prompts at a time: bounds memory for SD-sized teachers
+_CHUNK = 64  # prompts, or images of 64x64 pixels, at a time; larger images in fewer, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Teacher:
         """Height and width of images in pixels."""
         return self.latent_size * self.vae_scale
 
+    @property
+    def _images_at_once(self) -> int:
+        return max(1, _CHUNK * 64**2 // self.image_size**2)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Prompt embeddings (N, num_tokens, dim), float32, as the pipeline makes them."""
@@ -84,14 +88,14 @@ class Teacher:
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled latents (N, C, h, w) of images (N, 3, H, W) in [-1, 1]: the posterior mean."""
-        means = [self.vae.encode(x).latent_dist.mean for x in images.split(_CHUNK)]
+        means = [self.vae.encode(x).latent_dist.mean for x in images.split(self._images_at_once)]
         return torch.cat(means) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] of scaled latents (N, C, h, w)."""
         latents = latents / float(self.vae.config.scaling_factor)
-        images = torch.cat([self.vae.decode(z).sample for z in latents.split(_CHUNK)])
+        images = torch.cat([self.vae.decode(z).sample for z in latents.split(self._images_at_once)])
         return (images / 2 + 0.5).clamp(0, 1)
 
     def pipeline(self, unet: Any = None, vae: Any = None) -> Any:

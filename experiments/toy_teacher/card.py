@@ -1,6 +1,6 @@
 """Writes the toy teacher's model card from measured figures: `python -m experiments.toy_teacher.card FOLDER`.
 
-The figures lie in `measured/`: `vae.json` and `unet.json` as the training writes them, `release.json` as
+The figures lie in `measured/`: `unet.json` as the training writes it, `vae.json` taken from its log, `release.json` as
 `release_test --json` prints it.
 """
 
@@ -87,6 +87,7 @@ The crops of the temple and the flower in `samples.png` are adapted from photogr
 <https://www.flickr.com/photos/vultilion/6056698931/>.
 
 ## Limits
+D1 with one layer (`R@3`, `RA@3`) destroys the picture, see the release test: at this width the last stage needs two.
 Samples are blurred and recognisable rather than sharp. "Crops not seen" come from the same photographs, at
 places drawn with another seed: the autoencoder is not expected to work on other pictures.
 """

@@ -136,6 +136,12 @@ class Session:
         return min((sum(len(r.cpu_ms) for r in rs) for rs in self.recordings.values()), default=0)
 
     @property
+    def share(self) -> float:
+        """Share of the time limit that is used, in [0, 1]: for a progress line; tight intervals may end it sooner."""
+        wall_s, cpu_s = time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+        return min(1.0, min(wall_s, cpu_s) / self._limit_s)
+
+    @property
     def is_over(self) -> bool:
         """Whether the intervals are tight, or the time is up."""
         # Where others have the processor half of the time, the wall clock would allow half of the

@@ -83,11 +83,12 @@ def distill_blocks(
 ) -> dict[Block, BlockResult]:
     """Train every surrogate block of `space` that the bank does not hold, and store it there.
 
-    Blocks found in the bank are not trained; a damaged bank file is moved to `*.corrupt` with a warning
-    and that block is trained again. Killed and called again with the same arguments it goes on from
-    `work_dir/distill.safetensors`, with the same result bit for bit on one thread.
+    Blocks found in the bank are not trained; a block whose file was deleted is trained again, alone.
+    Killed and called again with the same arguments it goes on from `work_dir/distill.safetensors`, with
+    the same result bit for bit on one thread.
 
     Raises:
+        CorruptBlockError: a damaged bank file, before anything is trained; names the file and the mend.
         UserError: the bank or `work_dir` cannot be written.
     """
     results: dict[Block, BlockResult] = {}
@@ -141,12 +142,13 @@ def _from_bank(teacher: Teacher, bank: BlockBank, block: Block, key: str) -> Blo
     try:
         meta = bank.get(key, build_stage(teacher.unet, *block))
         return BlockResult.model_validate({**meta, "key": key, "status": "bank"})
-    except (CorruptBlockError, ValueError) as error:
-        if isinstance(error, UserError) and not isinstance(error, CorruptBlockError):
-            raise
-        bank.set_aside(key)
-        log.warning("%s %s is trained again: %s (moved to *.corrupt)", *block, str(error).splitlines()[0].split(";")[0])
-        return None
+    except UserError:
+        raise
+    except ValueError:
+        raise CorruptBlockError(
+            f"block bank file {bank.record_path(key)} is damaged: its results cannot be read; delete it, "
+            "it will be trained again"
+        ) from None
 
 
 class _Trainer:
@@ -283,5 +285,5 @@ class _Trainer:
         if reason is None:
             self.bank.put(result.key, module, result.model_dump(exclude={"key", "status"}))
         else:
-            log.warning("%s %s is left out: %s; candidates with it use untrained teacher weights", *block, reason)
+            log.warning("%s %s is left out: %s; candidates with it fail", *block, reason)
         return result

@@ -130,6 +130,8 @@ def swap_table(
     swaps = [(stage, option) for stage, option in wanted if base.options[stage] != option]
     for number, entry in enumerate([None, *swaps]):
         name = "base" if entry is None else "/".join(entry)
+        if name not in done and entry is not None and entry not in blocks:
+            done[name] = "the block was not trained"
         if name not in done:
             network = assemble(teacher.unet, base if entry is None else base.replace(*entry), blocks, copy=False)
             try:

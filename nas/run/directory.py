@@ -92,10 +92,12 @@ class RunDirectory:
         if self.config.is_file():
             if recipe_hash(self.recipe()) != recipe_hash(recipe):
                 raise UserError(
-                    f"run {self.path} was made with another recipe; give this one another --name, "
+                    f"run {self.path} was made with another recipe; give this one another folder (--run or --name), "
                     f"or go on with the old one: nanosd resume {self.path}"
                 )
             self.check_writable()
+            if self.recipe() != recipe:  # other budgets, more candidates: the run goes on with them
+                save_recipe(recipe, self.config)
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -173,8 +175,10 @@ class RunDirectory:
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 return False
-        except (Timeout, OSError):
+        except Timeout:
             return True
+        except OSError:  # a read-only copy of a run: nobody can be working on it
+            return False
 
     def seconds(self) -> dict[str, float]:
         """Seconds spent per phase by all processes that ended a phase of this run."""

@@ -14,11 +14,14 @@ def make_evaluator(run_dir: str) -> Callable[[Candidate], dict[str, float]]:
         run_dir: the run; on a cluster a path that every node sees.
 
     Returns:
-        A function from candidates to ``latent_error``, ``noise_error`` and ``tafid``.
+        A function from candidates to ``latent_error``, ``noise_error`` and ``tafid``; it raises FidelityError for
+        a candidate with a block whose training was stopped, and for measures that are not finite.
 
     Raises:
         UserError: a run whose blocks are not trained yet or damaged.
     """
+    from nas.distill.results import read_results
+    from nas.fidelity.errors import FidelityError
     from nas.quiet import quiet
     from nas.run.context import RunContext
     from search_spaces.surgery import assemble
@@ -27,7 +30,12 @@ def make_evaluator(run_dir: str) -> Callable[[Candidate], dict[str, float]]:
     context = RunContext.open(run_dir)
     evaluator, blocks, unet = context.evaluator, context.blocks, context.teacher.unet
 
+    stopped = {(r.stage, r.option): r.reason for r in read_results(context.directory.blocks).values() if r.reason}
+
     def evaluate(candidate: Candidate) -> dict[str, float]:
+        for block in candidate.options.items():
+            if block in stopped:
+                raise FidelityError("latent_error", f"block {' '.join(block)} was not trained: {stopped[block]}")
         fidelity = evaluator.evaluate(assemble(unet, candidate, blocks, copy=False))
         return {
             "latent_error": fidelity.latent_error,

@@ -149,7 +149,7 @@ def _closing_key(run: RunContext, names: Mapping[str, str]) -> str:
     from nas.distill.results import read_results
 
     blocks = sorted(result.key for result in read_results(run.directory.blocks).values())
-    return content_key(run.recipe_hash, run.teacher.key, dict(names), blocks)
+    return content_key(run.recipe_hash, run.teacher.key, dict(names), blocks, list(run.recipe.export.formats))
 
 
 def _is_finished(run: RunContext, names: Mapping[str, str], key: str) -> bool:
@@ -173,12 +173,13 @@ def _staged_teacher(run: RunContext) -> StagedUNet:
 def _export(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> dict[str, float]:
     """Sample images, write every variant; the ONNX graphs' relative errors by variant."""
     from nas.export.diffusers import export_diffusers
-    from nas.export.images import sample_images
+    from nas.export.images import ImageSettings, sample_images
 
     errors: dict[str, float] = {}
     with progress.phase("export", len(finished) + 1) as phase:
         nets = {TEACHER: _staged_teacher(run), **{name: item.student for name, item in finished.items()}}
-        paths = sample_images(run.teacher, nets, prompts(run), run.directory.path / "images")
+        look = ImageSettings(guidance=run.recipe.fidelity.guidance, seed=run.recipe.seed)
+        paths = sample_images(run.teacher, nets, prompts(run), run.directory.path / "images", look)
         phase.advance()
         for name, item in finished.items():
             variant = export_diffusers(

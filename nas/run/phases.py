@@ -182,7 +182,14 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
     from nas.search.store import export_tables
     from nas.search.sweep import run_sweep
 
-    settings = SweepSettings(seed=run.recipe.seed, recipe_hash=run.recipe_hash, **run.recipe.search.model_dump())
+    budgets = run.recipe.picks
+    settings = SweepSettings(
+        seed=run.recipe.seed,
+        recipe_hash=run.recipe_hash,
+        max_latency_ms=budgets.max_latency_ms,
+        max_params=budgets.max_params,
+        **run.recipe.search.model_dump(),
+    )
     with progress.phase("search", settings.num_candidates) as phase:
         first = True
 

@@ -116,6 +116,7 @@ class SweepSearcher(Searcher):
         row = vector[None]
         latency_ms, num_params = self.costs.matrix(row)[0]
         macs = None if self.costs.num_macs is None else int(np.asarray(self.costs.num_macs(row))[0])
+        prior = np.inf if self.prior is None else float(np.asarray(self.prior(row))[0])
         return CandidateRecord(
             candidate=candidate.id,
             options=candidate.options,
@@ -124,7 +125,7 @@ class SweepSearcher(Searcher):
             latency_ms=float(latency_ms),
             num_params=int(num_params),
             num_macs=macs,
-            prior=None if self.prior is None else float(np.asarray(self.prior(row))[0]),
+            prior=prior if np.isfinite(prior) else None,
             trial=uuid.uuid4().hex[:16],
             seed=self.settings.seed,
             recipe_hash=self.settings.recipe_hash,

@@ -48,10 +48,13 @@ def warm_start(
     ]
     chosen = list(dict.fromkeys(ends))[:num]
     allowed = np.arange(len(matrix)) if feasible is None else np.flatnonzero(feasible(matrix))
+    # An option that could not be evaluated has no finite prior; candidates with it are left to the sampler.
+    allowed = allowed[np.isfinite(values[allowed]).all(axis=1)]
     rows = allowed[front(values[allowed])]
     rows = rows[~np.isin(rows, chosen)]
     if len(rows) and len(chosen) < num:
-        unit = ObjectiveScale.of(values).unit(values)
+        finite = np.where(np.isfinite(values), values, values[rows].max(axis=0))
+        unit = ObjectiveScale.of(finite).unit(finite)
         distance = np.linalg.norm(unit[rows, None] - unit[None, chosen], axis=2).min(axis=1)
         while len(chosen) < num and len(rows) and distance.max() > -1:
             best = int(np.argmax(distance))

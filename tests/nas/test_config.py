@@ -169,10 +169,11 @@ def test_a_key_with_one_letter_wrong_is_found_again(key: str, data: st.DataObjec
     assert f" {key}" in refusal(None, f"{typo}=1")
 
 
-def test_the_hash_follows_every_field_but_the_name() -> None:
+def test_the_hash_follows_every_field_that_changes_a_candidate() -> None:
     base = recipe_hash(Recipe())
-    assert recipe_hash(load_recipe(None, ["name=other"])) == base
-    changed = {"calibration.num_check=11", "seed=1", "data.num_images=5", "picks.max_params=9", "export.formats=[onnx]"}
+    for same in ("name=other", "picks.max_params=9", "export.formats=[onnx]", "search.num_candidates=9"):
+        assert recipe_hash(load_recipe(None, [same])) == base
+    changed = {"calibration.num_check=11", "seed=1", "data.num_images=5", "search.sampler=gp", "finalize.steps=1"}
     hashes = {recipe_hash(load_recipe(None, [override])) for override in changed}
     assert len(hashes | {base}) == len(changed) + 1
     assert len(base) == 16

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from experiments.toy_teacher import folder
+from experiments.toy_teacher import folder, release_test
+from experiments.toy_teacher.card import FILES, card
 from experiments.toy_teacher.release_test import SHORTEST, reconstruction_psnr_db
 from nas.photos import PHOTOS, crop, vocabulary
 from nas.random_teacher import SD15_UNET
 from nas.sampling import ddim_sample
-from nas.teacher import Teacher, load_teacher
+from nas.teacher import Teacher, folder_key, load_teacher
 from search_spaces.surgery import teacher_candidate
 
 FOLDER = folder()
@@ -94,7 +96,22 @@ def test_samples_resemble_the_photograph_of_their_caption(teacher: Teacher) -> N
 
 
 def test_card_and_grid_are_there() -> None:
-    card = (FOLDER / "README.md").read_text()
-    assert all(photo.path.rpartition("/")[2] in card for photo in PHOTOS)
+    text = (FOLDER / "README.md").read_text()
+    assert all(photo.path.rpartition("/")[2] in text for photo in PHOTOS)
     assert (FOLDER / "samples.png").is_file()
     assert Path(FOLDER / "samples.png").stat().st_size < 600_000
+
+
+def test_the_card_tells_the_release_test_of_these_weights() -> None:
+    measured = Path(release_test.__file__).parent / "measured"
+    figures = {name: json.loads((measured / f"{name}.json").read_text()) for name in FILES}
+    assert figures["release"]["teacher_key"] == folder_key(FOLDER), "the weights changed: run the release test again"
+    assert (FOLDER / "README.md").read_text() == card(FOLDER, figures["vae"], figures["unet"], figures["release"])
+
+
+@pytest.mark.slow
+def test_every_kept_stage_matters(teacher: Teacher) -> None:
+    changes = release_test.stage_changes_pct(teacher)
+    assert list(changes) == ["E1", "E2", "E3", "D3", "D2", "D1"]
+    assert min(change["guidance 1"] for change in changes.values()) >= release_test.MIN_CHANGE_PCT, changes
+    assert release_test.reconstruction_psnr_db(teacher)[0] >= release_test.MIN_PSNR_DB

@@ -41,6 +41,8 @@ search: {{num_candidates: 6, workers: 1, sampler: random}}
 finalize: {{steps: 4, batch_size: 4}}
 """
 
+KilledRun = tuple[Path, dict[str, object]]
+
 
 def nanosd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
@@ -72,7 +74,7 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
     """A run killed in calibration, distillation, sweep and export, then finished; with what was there at each kill."""
     folder = tmp_path_factory.mktemp("loop")
     (folder / "space.yaml").write_text(SPACE)
@@ -108,7 +110,7 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     return run.path, seen
 
 
-def test_a_run_killed_in_every_phase_is_finished_by_resume(killed_run: tuple[Path, dict[str, object]]) -> None:
+def test_a_run_killed_in_every_phase_is_finished_by_resume(killed_run: KilledRun) -> None:
     run = RunDirectory(killed_run[0])
     rows = json.loads(run.closing.read_text())["rows"]
     assert rows[0]["pick"] == "teacher" and len(rows) >= 2
@@ -122,7 +124,7 @@ def test_a_run_killed_in_every_phase_is_finished_by_resume(killed_run: tuple[Pat
     assert set(run.seconds()) >= {"prepare", "calibrate", "distill", "prior", "search", "pick", "finalize", "report"}
 
 
-def test_nothing_finished_is_done_twice(killed_run: tuple[Path, dict[str, object]]) -> None:
+def test_nothing_finished_is_done_twice(killed_run: KilledRun) -> None:
     path, seen = killed_run
     run = RunDirectory(path)
     measured = lines(run.work / "calibration" / "measurements.jsonl")
@@ -142,7 +144,7 @@ def test_nothing_finished_is_done_twice(killed_run: tuple[Path, dict[str, object
     assert (run.work / "align.safetensors").read_bytes() == seen["aligned"]
 
 
-def test_tables_front_status_and_picks_agree(killed_run: tuple[Path, dict[str, object]]) -> None:
+def test_tables_front_status_and_picks_agree(killed_run: KilledRun) -> None:
     path = killed_run[0]
     parquet, csv = pd.read_parquet(path / "candidates.parquet"), pd.read_csv(path / "candidates.csv")
     assert len(parquet) == len(csv) == 6
@@ -158,7 +160,7 @@ def test_tables_front_status_and_picks_agree(killed_run: tuple[Path, dict[str, o
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_any_candidate_can_be_exported(killed_run: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+def test_any_candidate_can_be_exported(killed_run: KilledRun, tmp_path: Path) -> None:
     path = killed_run[0]
     out = tmp_path / "variant"
     candidate = "RARA-R-R-none-R-RARARA-RARARA"
@@ -168,26 +170,55 @@ def test_any_candidate_can_be_exported(killed_run: tuple[Path, dict[str, object]
     assert (out / "variant.json").is_file()
 
 
-def test_a_damaged_bank_file_is_trained_again_and_nothing_else(killed_run: tuple[Path, dict[str, object]]) -> None:
+def test_a_damaged_bank_file_is_named_and_once_deleted_trained_again(
+    killed_run: KilledRun,
+) -> None:
     run = RunDirectory(killed_run[0])
     before = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
     victim = sorted(run.bank.glob("*.safetensors"))[0]
     content = victim.read_bytes()
     victim.write_bytes(content[:-10])
     closing = run.closing.read_bytes()
-    done = nanosd("resume", run.path)
+    refused = nanosd("resume", run.path, check=False)
+    assert refused.returncode == 2
+    assert str(victim) in refused.stderr.splitlines()[-1] and "delete it" in refused.stderr
+    victim.unlink()
+    nanosd("resume", run.path)
     assert run.closing.read_bytes() == closing, "variants and their measurement stay"
-    assert victim.name in done.stderr or "trained again" in done.stderr
     assert victim.read_bytes() == content, "the same seed gives the same block"
     after = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
     assert {name for name in before if before[name] != after[name]} <= {victim.name, victim.stem + ".json"}
     assert BlockBank(run.bank).has(victim.stem)
 
 
-def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: tuple[Path, dict[str, object]]) -> None:
+def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: KilledRun) -> None:
     run = RunDirectory(killed_run[0])
     with run.lock():
         second = nanosd("resume", run.path, check=False)
     assert second.returncode == 2 and "another nanosd process" in second.stderr
     other = nanosd("search", "--run", run.path, "--set", "seed=7", check=False)
     assert other.returncode == 2 and "another recipe" in other.stderr
+
+
+def test_a_nan_in_the_profile_is_refused_with_its_field(killed_run: KilledRun, tmp_path: Path) -> None:
+    text = RunDirectory(killed_run[0]).profile.read_text()
+    profile = tmp_path / "profile.json"
+    measured = json.loads(text)["base"]["median_ms"]
+    profile.write_text(text.replace(f'"median_ms": {measured}', '"median_ms": NaN', 1))
+    assert "NaN" in profile.read_text()
+    space = RunDirectory(killed_run[0]).recipe().space
+    refused = nanosd("predict", profile, "RARA-R-R-none-R-RARARA-RARARA", "--space", space, check=False)
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    assert "median_ms" in refused.stderr
+
+
+def test_more_candidates_and_a_budget_go_on_with_a_run(killed_run: KilledRun, tmp_path: Path) -> None:
+    """Budgets and the number of candidates may change: what is finished stays, the picks follow."""
+    run = RunDirectory(killed_run[0])
+    records = lines(run.store / "candidates.jsonl")
+    recipe = run.path.parent / "recipe.yaml"
+    limit = sorted(pd.read_parquet(run.path / "candidates.parquet")["num_params"])[2]
+    nanosd("search", "--config", recipe, "--run", run.path, "--max-params", str(limit))
+    assert lines(run.store / "candidates.jsonl")[: len(records)] == records
+    picks = json.loads(run.picks.read_text())
+    assert picks["budget"]["num_params"] <= limit
