@@ -20,6 +20,12 @@ _MACHINE = {
     errno.EROFS: "give a folder that can be written",
     errno.EACCES: "give a folder that can be written",
     errno.EPERM: "give a folder that can be written",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a file stands where a folder is needed; give another path",
+    errno.EISDIR: "a folder stands where a file is needed; give another path",
+    errno.EEXIST: "something else is there; give another path",
+    errno.ELOOP: "links go round in circles there; give another path",
+    errno.EIO: "the disk cannot be read or written; give another path",
 }
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from latency_predictors.measurement import Measurement, Recording, combine_all
 from search_spaces.errors import UserError
 
@@ -53,7 +51,9 @@ class Journal:
                 self.recordings.setdefault(recording.subject, []).append(recording)
             else:
                 self.finished += entry["finished"]
-        except (json.JSONDecodeError, ValidationError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(
                 f"{where}: not a line of a calibration journal; delete the file and calibrate again"
             ) from None

@@ -82,7 +82,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, torch.
         length = int.from_bytes(data[:8], "little")
         metadata = dict(json.loads(data[8 : 8 + length])["__metadata__"])
         tensors = safetensors.torch.load(data)
-    except (ValueError, KeyError, safetensors.SafetensorError):
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError):
         aside = path.with_name(path.name + ".corrupt")
         os.replace(path, aside)
         log.warning("%s is damaged; moved to %s, its work is done again", path, aside.name)

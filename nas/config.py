@@ -242,6 +242,8 @@ def _parse(text: str, origin: str) -> Any:
         where = f" line {mark.line + 1}" if mark and not origin.startswith("--set") else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{origin}{where}: not readable as YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: is nested too deeply; see docs/writing-a-recipe.md") from None
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

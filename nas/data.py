@@ -79,6 +79,8 @@ def folder_latents(teacher: Teacher, folder: str | Path, num: int, seed: int) ->
     Raises:
         UserError: no such folder, no readable image in it, or malformed metadata.
     """
+    from PIL.Image import DecompressionBombError
+
     folder = Path(folder)
     if num < 1:
         raise UserError(f"number of images {num} is too small: at least 1 is needed")
@@ -101,7 +103,8 @@ def folder_latents(teacher: Teacher, folder: str | Path, num: int, seed: int) ->
                 break
             try:
                 chosen.append(_square(path, size, None if turn == 0 else rng))
-            except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files of any format
+            # What Pillow raises for damaged files of any format, and for images too large to be meant.
+            except (OSError, ValueError, SyntaxError, DecompressionBombError):
                 skipped.append(str(path.relative_to(folder)))
                 order.remove(path)
                 continue
@@ -174,7 +177,7 @@ def _captions(folder: Path, paths: list[Path]) -> dict[Path, str]:
     table: dict[Path, str] = {}
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
-        for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(metadata.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
             if not line.strip():
                 continue
             try:

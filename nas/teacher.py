@@ -136,9 +136,10 @@ def load_teacher(spec: str | Path) -> Teacher:
 
     try:
         with _quiet():
-            unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_weights(folder / "unet"))
-            vae = AutoencoderKL.from_pretrained(folder / "vae", **_weights(folder / "vae"))
-            text = CLIPTextModel.from_pretrained(folder / "text_encoder", **_weights(folder / "text_encoder"))
+            unet = _whole(UNet2DConditionModel, folder / "unet")
+            vae = _whole(AutoencoderKL, folder / "vae")
+            text = _whole(CLIPTextModel, folder / "text_encoder")
+            _check_tokenizer(folder / "tokenizer")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
             scheduler = _load_scheduler(folder)
     except UserError:
@@ -227,6 +228,29 @@ def _check_layout(folder: Path) -> None:
                 f"teacher folder {folder} is not in Stable Diffusion format: {name} is {classes[name]!r}, "
                 f"legal is {legal!r}"
             )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise UserError(
+            f"{folder} has no vocabulary; legal is tokenizer.json, or vocab.json with merges.txt: restore the files"
+        )
+
+
+def _whole(model_class: Any, folder: Path) -> Any:
+    """A model with every one of its weights from the file, all finite; loaders fill gaps with noise in silence."""
+    model, info = model_class.from_pretrained(folder, output_loading_info=True, **_weights(folder))
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} weights are missing, {missing[0]!r} the first of them; "
+            "restore the safetensors file"
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{folder}: weight {name!r} has values that are not finite; restore the safetensors file")
+    return model
 
 
 def _weights(folder: Path) -> dict[str, Any]:

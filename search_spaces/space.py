@@ -161,7 +161,12 @@ def load_space(name_or_path: str) -> SearchSpace:
     if name_or_path in preset_names():
         text = (resources.files("search_spaces") / "presets" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"search space {name_or_path!r} cannot be read ({error}); give a YAML file in UTF-8"
+            ) from None
     else:
         raise UserError(
             f"unknown search space {name_or_path!r}; legal are {', '.join(preset_names())} or the path of a YAML file"
@@ -170,6 +175,8 @@ def load_space(name_or_path: str) -> SearchSpace:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"search space {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"search space {name_or_path!r} is nested too deeply; write it as in the presets") from None
     if not isinstance(data, Mapping):
         raise UserError(f"search space {name_or_path!r} must be a YAML mapping with name and options")
     try:

@@ -57,6 +57,6 @@ def read_results(path: Path) -> dict[Block, BlockResult]:
     """
     try:
         results = [BlockResult.model_validate(item) for item in json.loads(Path(path).read_text())]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; delete it and distil again") from None
     return {(result.stage, result.option): result for result in results}

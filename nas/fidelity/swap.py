@@ -182,7 +182,10 @@ def _read_entries(path: Path, key: str) -> dict[str, float | str]:
         if data["key"] != key:
             return {}
         if "entries" in data:
-            return dict(data["entries"])
+            found = dict(data["entries"])
+            numbers = [value for value in found.values() if not isinstance(value, str)]
+            whole = isinstance(found.get("base", 0.0), float) and bool(np.isfinite(numbers).all())
+            return found if whole else {}
         table = SwapTable.model_validate(data)
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -120,6 +121,8 @@ class RunDirectory:
             probe.unlink()
             free = shutil.disk_usage(self.path).free
         except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
             raise UserError(
                 f"run {self.path}: cannot be written ({error.strerror}); free space or mend its permissions, "
                 f"then: nanosd resume {self.path}"
@@ -138,7 +141,23 @@ class RunDirectory:
         """
         if not self.config.is_file():
             raise UserError(f"run {self.path}: no {CONFIG_FILE} there; start one with `nanosd search`")
-        return load_recipe(self.config)
+        if not self.config.read_text(encoding="utf-8", errors="replace").strip():
+            raise UserError(f"run {self.path}: {CONFIG_FILE} is empty; restore it, or start another run")
+        recipe = load_recipe(self.config)
+        known = self._first_hash()
+        if known is not None and recipe_hash(recipe) != known:
+            raise UserError(
+                f"run {self.path}: {CONFIG_FILE} is not the recipe that the run was started with (hash {known}); "
+                "restore it, or start another run"
+            )
+        return recipe
+
+    def _first_hash(self) -> str | None:
+        """Hash of the recipe that the run was started with; None before it is written."""
+        try:
+            return str(json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))["recipe_hash"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.atomic import write_json
 from nas.export import annotate_variant
 from nas.export.variant import check_files, content_key, read_variant
+from nas.fidelity.errors import FidelityError
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.phases import step_counter
@@ -79,7 +80,11 @@ def finish(run: RunContext, candidates: Mapping[str, str], work_dir: Path, progr
         phase.skip(settings.steps - phase.done)
         finished = {}
         for name, result in results.items():
-            before, after = run.evaluator.evaluate(students[name]), run.evaluator.evaluate(result.student)
+            before = run.evaluator.evaluate(students[name])
+            try:
+                after = run.evaluator.evaluate(result.student)
+            except FidelityError:  # the alignment diverged: the student from before it is kept
+                after = before
             better = after.latent_error < before.latent_error
             finished[name] = Finished(
                 result.student if better else students[name], before, after if better else before, better

@@ -163,17 +163,24 @@ def distill(run: RunContext, progress: Progress) -> None:
 
 def prior(run: RunContext, progress: Progress) -> Any:
     """The table of single-swap errors: every option alone in the all-teacher network."""
+    from nas.fidelity.errors import FidelityError
     from nas.fidelity.swap import swap_table
 
     with progress.phase("prior") as phase:
-        return swap_table(
-            run.teacher,
-            run.space,
-            run.blocks,
-            run.evaluator,
-            path=run.directory.swap_table,
-            on_progress=step_counter(phase),
-        )
+        try:
+            return swap_table(
+                run.teacher,
+                run.space,
+                run.blocks,
+                run.evaluator,
+                path=run.directory.swap_table,
+                on_progress=step_counter(phase),
+            )
+        except FidelityError as error:
+            raise UserError(
+                f"the network that all candidates are compared in cannot be measured: {error}; check the teacher, "
+                "or distil with a smaller distill.learning_rate"
+            ) from None
 
 
 def search(run: RunContext, table: Any, address: str | None, progress: Progress) -> None:

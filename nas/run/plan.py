@@ -26,9 +26,10 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     from nas.distill.blocks import surrogate_blocks
 
     run = RunContext(recipe, RunDirectory(run_dir))
+    costs = run.costs  # checks the space against the teacher first
     blocks = surrogate_blocks(run.teacher.unet, run.space)
     columns = {stage: list(names) for stage, names in run.space.options.items()}
-    bank_params = sum(int(run.costs.num_params[stage][columns[stage].index(option)]) for stage, option in blocks)
+    bank_params = sum(int(costs.num_params[stage][columns[stage].index(option)]) for stage, option in blocks)
     per_pass = _seconds_per_sample(run)
     fidelity, distill, finalize = recipe.fidelity, recipe.distill, recipe.finalize
     guided = 1 if fidelity.guidance == 1 else 2

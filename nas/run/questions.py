@@ -108,6 +108,12 @@ def export(run_dir: Path | str, which: str, out_dir: Path | str, formats: Sequen
         )
     candidate = Candidate.from_id(chosen, run.space.stages)
     run.space.encode(candidate)
+    out = Path(out_dir)
+    if out.exists() and not (out.is_dir() and ((out / "variant.json").is_file() or not any(out.iterdir()))):
+        raise UserError(
+            f"folder {out} exists and is not an exported variant: legal is a new, an empty or an earlier exported "
+            "folder; choose another one or move it away"
+        )
     with run.directory.lock():
         name = next((name for name, text in variants.items() if text == candidate.id), None)
         if name is not None:
@@ -139,6 +145,8 @@ def calibrate(recipe: Recipe, out_path: Path | str, progress: Progress) -> Devic
     from nas.run.phases import measure_profile
 
     out = Path(out_path)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
     run = RunContext(recipe, RunDirectory(out.parent))
     profile = measure_profile(run, out.with_name(out.name + ".work"), progress)
     profile.save(out)

@@ -173,7 +173,13 @@ class CandidateStore:
 
 def _parse(line: bytes, path: Path, number: int) -> CandidateRecord:
     try:
-        return CandidateRecord.model_validate_json(line)
+        record = CandidateRecord.model_validate_json(line)
+        if record.outcome == "done" and not record.metrics:
+            raise UserError(
+                f"{path}: record {number} is damaged: it is done but has no metrics; "
+                "delete that line, its candidate will be evaluated again"
+            )
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "line"

@@ -197,5 +197,13 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
         )
         try:
             tuner.fit()
+        except Exception as error:
+            # Only what Ray itself raises when one of its processes has died; anything else is a fault of ours.
+            if not type(error).__module__.startswith("ray."):
+                raise
+            raise UserError(
+                f"Ray stopped in the middle of the sweep ({type(error).__name__}); what is finished is kept, "
+                "go on with: nanosd resume"
+            ) from error
         finally:
             searcher.interrupt()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nas.photos import vocabulary
@@ -134,3 +135,23 @@ def test_random_teacher_refuses_what_it_cannot_do(folder: Path, tmp_path: Path) 
         write_random_teacher("sdxl", tmp_path / "x")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not empty"):
         write_random_teacher("toy", folder)
+
+
+@pytest.mark.parametrize("damage", ["missing weight", "not finite", "no vocabulary"])
+def test_damaged_weights_and_vocabularies_are_named(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "teacher"
+    write_random_teacher("toy", folder, seed=0)
+    path = next((folder / "unet").glob("*.safetensors"))
+    tensors = load_file(path)
+    if damage == "missing weight":
+        del tensors["conv_in.weight"]
+    elif damage == "not finite":
+        tensors["conv_in.weight"][0, 0, 0, 0] = float("nan")
+    else:
+        for vocabulary in (folder / "tokenizer").iterdir():
+            vocabulary.unlink()
+    save_file(tensors, path, metadata={"format": "pt"})
+    expected = {"missing weight": "conv_in.weight", "not finite": "not finite", "no vocabulary": "no vocabulary"}
+    with pytest.raises(UserError, match=expected[damage]) as caught:
+        load_teacher(folder)
+    assert "\n" not in str(caught.value)

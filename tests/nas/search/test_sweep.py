@@ -231,3 +231,19 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot make"):
         sweep(tmp_path / "file", tiny.evaluator())
+
+
+def test_an_infinite_prior_does_not_stop_the_sweep(tmp_path):
+    """An option whose single swap failed has an infinite prior; its candidates are stored without one."""
+
+    def broken(matrix):
+        return np.where(np.asarray(matrix)[:, 0] == 0, np.inf, tiny.prior(matrix))
+
+    settings = SweepSettings(num_candidates=6, sampler="random", num_warm_start=4)
+    try:
+        result = run_sweep(tiny.SPACE, tiny.evaluator(0.01), tiny.costs(), settings, tmp_path / "run", broken)
+    finally:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    assert result.done == 6
+    for record in CandidateStore(tmp_path / "run" / "store").records():
+        assert (record.prior is None) == (record.vector[0] == 0)

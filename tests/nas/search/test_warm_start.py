@@ -71,3 +71,14 @@ def test_a_space_too_large_to_enumerate_is_sampled():
     space = SearchSpace(name="large", options={f"S{i}": tuple(f"R{n}" for n in range(10)) for i in range(7)})
     points = warm_start(space, prior, latency_ms, num_params, 8)
     assert points.shape == (8, 7) and len(np.unique(points, axis=0)) == 8
+
+
+def test_an_option_without_a_finite_prior_is_left_to_the_sampler():
+    """A swap whose error is not finite has an infinite prior: it must neither stop the sweep nor be warm-started."""
+
+    def broken(matrix):
+        return np.where(np.asarray(matrix)[:, 0] == 1, np.inf, prior(matrix))
+
+    points = warm_start(SPACE, broken, latency_ms, num_params, 12)
+    assert len(points) == 12
+    assert np.isfinite(broken(points[2:])).all(), "only the two ends of the space may have the option"
