@@ -47,15 +47,6 @@ def add_noise(alphas: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor)
     return a.sqrt() * latents + (1 - a).sqrt() * noise
 
 
-def noise_target(alphas: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor, prediction: str) -> Tensor:
-    """What the U-Net should output for x_t: the noise, or the velocity (Salimans and Ho 2022)."""
-    if prediction == "epsilon":
-        return noise
-    assert prediction == "v_prediction", prediction
-    a = alphas.to(latents.device)[timesteps].view(-1, 1, 1, 1)
-    return a.sqrt() * noise - (1 - a).sqrt() * latents
-
-
 @torch.no_grad()
 def ddim_sample(
     unet: Any,

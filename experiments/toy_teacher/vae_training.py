@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from nas.random_teacher import TOY_VAE
@@ -46,7 +46,6 @@ def train_vae(
     batch_size: int,
     seed: int,
     work_dir: Path,
-    start_from: Path | None = None,
     learning_rate: float = 2e-3,
     max_seconds: float = float("inf"),
 ) -> Any:
@@ -59,8 +58,6 @@ def train_vae(
 
     torch.manual_seed(seed)
     vae = AutoencoderKL(**TOY_VAE)
-    if start_from is not None:
-        vae.load_state_dict(load_file(start_from))
     average = AutoencoderKL(**TOY_VAE)
     average.load_state_dict(vae.state_dict())
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)

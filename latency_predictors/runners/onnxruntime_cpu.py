@@ -179,18 +179,3 @@ def _bound_run(session: onnxruntime.InferenceSession) -> Callable[[], Any]:
     for node in session.get_outputs():
         binding.bind_output(node.name, "cpu")
     return lambda: session.run_with_iobinding(binding)
-
-
-def measure_interleaved(
-    graphs: Mapping[str, Path],
-    settings: MeasureSettings | None = None,
-    *,
-    threads: int = 1,
-    primer: Path | None = None,
-    on_progress: Progress | None = None,
-) -> dict[str, Measurement]:
-    """Times named ONNX files in one interleaved session, so that their ratios are fair (name -> record).
-
-    The records are comparable with the predictions of a profile calibrated by the same runner.
-    """
-    return OnnxRuntimeRunner(threads).measure(graphs, settings or MeasureSettings(max_seconds=2.0), primer, on_progress)

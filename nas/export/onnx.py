@@ -128,14 +128,6 @@ def compare(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     )
 
 
-def describe(check: OnnxCheck) -> str:
-    """One line for the terminal."""
-    return (
-        f"{check.file}: max relative error {check.max_relative_error:.1e}, relative L2 {check.relative_l2:.1e} "
-        f"against torch on {check.num_inputs} inputs (legal: {check.tolerance:.0e}), {check.num_bytes / 1e6:.1f} MB"
-    )
-
-
 def _export_checked(
     owner: nn.Module,
     module: nn.Module,

@@ -102,11 +102,6 @@ class PairedEvaluator:
         """Starting noise of the paired samples (num_samples, C, h, w)."""
         return self._fixed["noise"]
 
-    @property
-    def teacher_latents(self) -> Tensor:
-        """The teacher's final latents from `noise` (num_samples, C, h, w)."""
-        return self._fixed["latents"]
-
     def evaluate(self, unet: Any) -> Fidelity:
         """All three measures of a U-Net (diffusers' or staged, in eval mode).
 

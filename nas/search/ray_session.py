@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,13 +189,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def wait_until_gone(pids: list[int], seconds: float) -> bool:
-    """Whether all processes have ended within the time."""
-    end = time.monotonic() + seconds
-    while any(psutil.pid_exists(pid) for pid in pids):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latency_predictors.measurement import cpu_name
 from latency_predictors.runners.base import MeasureSettings, Runner
-from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner, measure_interleaved
+from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
 from search_spaces.errors import UserError
 
 RUNNERS: dict[str, Callable[[], Runner]] = {
@@ -110,8 +110,3 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
 def test_no_threads_are_refused() -> None:
     with pytest.raises(UserError, match="threads: 0"):
         OnnxRuntimeRunner(threads=0)
-
-
-def test_measure_interleaved_takes_named_files(tmp_path: Path) -> None:
-    graphs = {"teacher": matmul_chain(tmp_path / "a.onnx", 64, 4), "prime": matmul_chain(tmp_path / "b.onnx", 64, 1)}
-    assert set(measure_interleaved(graphs, QUICK)) == {"teacher", "prime"}

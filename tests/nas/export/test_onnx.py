@@ -13,7 +13,7 @@ import torch
 
 from nas.export import export_onnx_unet, export_onnx_vae_decoder
 from nas.export.inputs import unet_inputs
-from nas.export.onnx import OnnxMismatch, compare, describe
+from nas.export.onnx import OnnxMismatch, compare
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.surgery import assemble
@@ -47,7 +47,6 @@ def test_unet_matches_torch(teacher: Any, tmp_path: Path, candidate: str, batch:
     assert check.file == "unet.onnx" and check.num_inputs == 5 and check.batch_size == batch
     assert 0 <= check.relative_l2 <= 1e-5 and 0 <= check.max_relative_error <= 1e-5
     assert check.num_bytes == (tmp_path / "unet.onnx").stat().st_size
-    assert "max relative error" in describe(check)
     assert os.listdir(tmp_path) == ["unet.onnx"]
 
     staged.eval()
