@@ -78,11 +78,23 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | N
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
         text = any(isinstance(row.get(key), str) for row in flat)
-        table.add_column(keys[key], justify="left" if text else "right", no_wrap=True)
+        # A candidate's id may be folded, a number never: half a number is a wrong one.
+        widest = max(len(number(row.get(key))) for row in flat)
+        folded = key in ("candidate", "id")
+        table.add_column(
+            keys[key],
+            justify="left" if text else "right",
+            no_wrap=not folded,
+            overflow="fold",
+            min_width=min(widest, 12) if folded else widest,
+        )
     for row in flat:
         table.add_row(*(number(row.get(key)) for key in shown))
     # A pipe or a log has no width of its own; a table that is cut there would lose figures.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    needed = table.__rich_measure__(console, console.options).minimum
+    if needed > console.width:
+        console.width = needed
     console.print(table)
 
 
@@ -92,7 +104,7 @@ def print_closing(run_dir: Path) -> list[dict[str, Any]]:
     print_rows([{**row, "pick": row.get("pick", row.get("name"))} for row in rows], _CLOSING)
     floor = next((row["tafid_floor"] for row in rows if row.get("tafid_floor") is not None), None)
     if floor is not None:
-        print(f"taFID of the teacher against itself from other noise (its floor): {floor:.3g}")
+        print(f"taFID of the teacher against itself, from other noise: {floor:.3g} (the floor of unpaired samples)")
     report = run_dir / "report.html"
     if report.exists():
         print(f"report: {report}")

@@ -101,6 +101,12 @@ class Picks(Section):
 
     max_latency_ms: float | None = Field(None, gt=0, description="largest predicted U-Net latency in milliseconds")
     max_params: int | None = Field(None, gt=0, description="largest number of U-Net parameters")
+    max_error: float = Field(
+        0.5,
+        gt=0,
+        le=100,
+        description="fastest, smallest and prime are taken among candidates with at most this latent error",
+    )
 
 
 class Finalize(Section):

@@ -29,12 +29,7 @@ def front_3d(run: RunData) -> go.Figure:
     figure = go.Figure()
     for name, points, marker in _groups(data, sizes=(3, 5, 8)):
         x, y, z = (_values(points, key) for key in ("latency_ms", "num_params", "latent_error"))
-        label = (
-            {"mode": "markers+text", "textposition": "top center", "texttemplate": name}
-            if name in data.picks
-            else {"mode": "markers"}
-        )
-        figure.add_scatter3d(x=x, y=y, z=z, name=name, marker=marker, **label, **_hover(points, name))
+        figure.add_scatter3d(x=x, y=y, z=z, name=name, marker=marker, mode="markers", **_hover(points, name))
     _add_stems(figure, run, data)
     axes = {
         place: style.axis(title, _values(run.done, key), write, backgroundcolor="white", showspikes=False)
@@ -46,7 +41,7 @@ def front_3d(run: RunData) -> go.Figure:
         look["tickfont"] = {"size": 11}
         # Three-dimensional axes know neither of these.
         look.pop("automargin")
-    camera = {"eye": {"x": 1.45, "y": 1.3, "z": 0.55}, "center": {"x": 0, "y": 0, "z": -0.1}}
+    camera = {"eye": {"x": 1.3, "y": 1.15, "z": 0.5}, "center": {"x": 0, "y": 0, "z": -0.1}}
     style.layout(
         figure,
         height=560,

@@ -41,11 +41,18 @@ def closing(run: RunData) -> str:
     scores = ("latent error", "noise error", "taFID")
     head = ("model", "words per stage", "parameters", "MACs", "predicted", "measured", "speed-up", *scores)
     table = page.table(head, map(_closing_cells, run.closing), [False] * 2 + [True] * 8, cards=True)
-    notes = ["± is half the interquartile range of the measured latency."]
+    notes = [
+        "± is half the interquartile range of the measured latency.",
+        "Predictions come from the calibration, the measurement from later: if the machine became busier or slower in "
+        "between, all models are off by the same factor. Compare within a column.",
+    ]
     floors = sorted({row.tafid_floor for row in run.closing if row.tafid_floor is not None})
     if floors:
         floor = " / ".join(map(error, floors))
-        notes.append(f"taFID of the teacher against itself with other noise (its floor): {floor}.")
+        notes.append(
+            f"taFID of the teacher against itself with other noise (its floor): {floor}. "
+            "Models are sampled from the teacher's own noise, so a close one can lie below it."
+        )
     if any(row.aligned is False for row in run.closing):
         notes.append("An alignment that brought a model no closer to the teacher was not kept.")
     notes += [f"{pick.name}: {pick.rule}." for pick in run.picks if pick.rule]

@@ -84,18 +84,26 @@ class RunDirectory:
             why = "cannot be written" if nearest.is_dir() else "is no folder"
             raise UserError(f"run {self.path}: cannot be written ({nearest} {why}); choose a folder with --run")
 
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise when the folder holds a run of another recipe.
+
+        Raises:
+            UserError: with both ways on.
+        """
+        if self.config.is_file() and recipe_hash(self.recipe()) != recipe_hash(recipe):
+            raise UserError(
+                f"run {self.path} was made with another recipe; give this one another folder (--run or --name), "
+                f"or go on with the old one: nanosd resume {self.path}"
+            )
+
     def create(self, recipe: Recipe) -> None:
         """Make the folder and write its recipe, or check that it already holds the same one.
 
         Raises:
             UserError: another recipe is in the folder, or it cannot be written, or the disk is full.
         """
+        self.check_recipe(recipe)
         if self.config.is_file():
-            if recipe_hash(self.recipe()) != recipe_hash(recipe):
-                raise UserError(
-                    f"run {self.path} was made with another recipe; give this one another folder (--run or --name), "
-                    f"or go on with the old one: nanosd resume {self.path}"
-                )
             self.check_writable()
             if self.recipe() != recipe:  # other budgets, more candidates: the run goes on with them
                 save_recipe(recipe, self.config)

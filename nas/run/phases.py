@@ -93,7 +93,7 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
     teacher = run.teacher
     ensure_writable(work_dir)
     with progress.phase("calibrate") as phase:
-        return measure(
+        profile = measure(
             teacher.unet,
             run.space,
             latent_size=teacher.latent_size,
@@ -104,6 +104,9 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
             teacher_key=teacher.key,
             on_progress=step_counter(phase),
         )
+        unseen = len(profile.validation)
+        phase.advance(0, **{"": f"median error {profile.median_error_pct:.1f} % on {unseen} unseen U-Nets"})
+    return profile
 
 
 def _calibration_settings(run: RunContext) -> Any:
@@ -228,7 +231,7 @@ def pick(run: RunContext, progress: Progress) -> dict[str, Any]:
 
     with progress.phase("pick") as phase:
         budgets = run.recipe.picks
-        picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params)
+        picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params, budgets.max_error)
         save_picks(picks, run.directory.picks)
         phase.advance(len(picks))
     return picks

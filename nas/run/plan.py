@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.config import Recipe
+from nas.progress import duration
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
+from search_spaces.errors import UserError
 
 # A training step of all surrogates against one teacher pass of the same batch, and a student's forward and
 # backward against a teacher's forward: orders of magnitude for an estimate that is called one.
@@ -26,6 +28,14 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     from nas.distill.blocks import surrogate_blocks
 
     run = RunContext(recipe, RunDirectory(run_dir))
+    run.directory.check_recipe(recipe)
+    if recipe.data.folder is not None and not Path(recipe.data.folder).is_dir():
+        raise UserError(f"image folder {recipe.data.folder!r} does not exist; give a folder with images and captions")
+    if recipe.calibration.profile is not None:
+        from latency_predictors.profile import DeviceProfile
+
+        profile = DeviceProfile.load(Path(recipe.calibration.profile))
+        profile.check(run.space, run.teacher.key, run.teacher.latent_size)
     costs = run.costs  # checks the space against the teacher first
     blocks = surrogate_blocks(run.teacher.unet, run.space)
     columns = {stage: list(names) for stage, names in run.space.options.items()}
@@ -54,13 +64,15 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
         "teacher_params": run.costs.teacher.num_params,
         "space": run.space.name,
         "space_candidates": run.space.num_candidates,
-        "candidate_params": [int(matrix_params.min()), int(matrix_params.max())],
+        "smallest_candidate_params": int(matrix_params.min()),
+        "largest_candidate_params": int(matrix_params.max()),
         "surrogate_blocks": len(blocks),
         "candidates_to_evaluate": recipe.search.num_candidates,
         "workers": recipe.search.workers,
         "bank_megabytes": round(4 * bank_params / 1e6, 1),
         "about_seconds": {phase: round(value, 1) for phase, value in seconds.items()},
         "about_seconds_total": round(sum(seconds.values())),
+        "about": duration(sum(seconds.values())),
         "estimate": "rough: from one teacher pass timed now, without loading, export and report",
     }
 

@@ -65,7 +65,9 @@ def pareto(run_dir: Path | str) -> tuple[pd.DataFrame, Path]:
     export_tables(run.directory.path)
     path = run.directory.path / "front.html"
     try:
-        front_3d(read_run(run.directory.path)).write_html(path, include_plotlyjs=True)
+        figure = front_3d(read_run(run.directory.path))
+        figure.update_layout(title=f"The front of {run.recipe.name}", height=None, margin={"t": 56})
+        figure.write_html(path, include_plotlyjs=True, default_height="96vh")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; mend the folder's permissions or space") from None
     columns = [c for c in ("id", "candidate", *objectives, "num_macs", "noise_error", "tafid") if c in on_front]
@@ -80,7 +82,13 @@ def pick(run_dir: Path | str, rule: str, max_latency_ms: float | None, max_param
     """
     from nas.picks import choose
 
-    chosen = choose(RunContext.open(run_dir).store.latest(), max_latency_ms, max_params)
+    run = RunContext.open(run_dir)
+    records, max_error = run.store.latest(), run.recipe.picks.max_error
+    chosen = choose(records, max_latency_ms, max_params, max_error)  # refuses budgets that none meets
+    if rule != "budget":
+        latency, params = max_latency_ms or float("inf"), max_params or float("inf")
+        within = [record for record in records if record.latency_ms <= latency and record.num_params <= params]
+        chosen = choose(within, max_error=max_error)
     return {"pick": rule, **chosen[rule].model_dump(mode="json")}
 
 

@@ -156,6 +156,9 @@ def test_tables_front_status_and_picks_agree(killed_run: KilledRun) -> None:
     slowest = str(parquet["latency_ms"].max())
     picked = json.loads(nanosd("pick", path, "--max-latency-ms", slowest, "--json").stdout)
     assert picked["latent_error"] == pytest.approx(front[0]["latent_error"])
+    fewest = int(parquet["num_params"].min())
+    smallest = json.loads(nanosd("pick", path, "--rule", "prime", "--max-params", str(fewest), "--json").stdout)
+    assert smallest["num_params"] == fewest, "a rule chooses within the budgets"
     refused = nanosd("pick", path, "--max-latency-ms", "1e-9", check=False)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
 
