@@ -41,7 +41,7 @@ def front_3d(run: RunData) -> go.Figure:
         look["tickfont"] = {"size": 11}
         # Three-dimensional axes know neither of these.
         look.pop("automargin")
-    camera = {"eye": {"x": 1.3, "y": 1.15, "z": 0.5}, "center": {"x": 0, "y": 0, "z": -0.1}}
+    camera = {"eye": {"x": 1.45, "y": 1.3, "z": 0.55}, "center": {"x": 0, "y": 0, "z": -0.1}}
     style.layout(
         figure,
         height=560,

@@ -66,8 +66,9 @@ def pareto(run_dir: Path | str) -> tuple[pd.DataFrame, Path]:
     path = run.directory.path / "front.html"
     try:
         figure = front_3d(read_run(run.directory.path))
-        figure.update_layout(title=f"The front of {run.recipe.name}", height=None, margin={"t": 56})
-        figure.write_html(path, include_plotlyjs=True, default_height="96vh")
+        title = {"text": f"The front of {run.recipe.name}", "x": 0.01, "y": 0.985, "yanchor": "top"}
+        figure.update_layout(title=title, height=740, margin={"t": 96})
+        figure.write_html(path, include_plotlyjs=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; mend the folder's permissions or space") from None
     columns = [c for c in ("id", "candidate", *objectives, "num_macs", "noise_error", "tafid") if c in on_front]
