@@ -53,9 +53,10 @@ the text encoder has never seen. Prompts hold 8 tokens.
 ## Training
 Made by `experiments/toy_teacher` from seed 0, on one core of a busy two-core machine in float32, the autoencoder's
 convolutions in bfloat16. Random square crops (45 % or 75 % of the short side, mirrored or not), no other data:
-600 a photograph for the autoencoder, 800 for the U-Net. Two runs of `python -m experiments.toy_teacher.train`, with
-`--vae-seconds 1380 --num-crops 600` and with `--vae vae.safetensors --unet-steps 12000 --unet-seconds 1740
---num-crops 800`, do the same.
+600 a photograph for the autoencoder, 800 for the U-Net. The autoencoder was trained by calling `train_vae`; the
+command for the same settings, not rerun since, is `python -m experiments.toy_teacher.train` with `--vae-seconds 1380
+--num-crops 600`. The U-Net was trained by that command with `--vae vae.safetensors --unet-steps 12000
+--unet-seconds 1740 --num-crops 800`.
 
 - Autoencoder: {vae["steps"]} steps of 12 in {vae["seconds"]:.0f} s; AdamW, 200 warm-up steps, cosine
   from 2e-3; L1 + 4 MSE + 0.25 L1 of image gradients + 1e-5 KL; averaged weights (decay 0.998).
