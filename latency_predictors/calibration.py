@@ -114,10 +114,10 @@ def choose_networks(subjects: Subjects, settings: CalibrationSettings) -> tuple[
     chosen = [tuple(int(np.argmax(s)) for s in sizes), tuple(int(np.argmin(s)) for s in sizes)]
     chosen = list(dict.fromkeys(chosen))
     while len(chosen) < needed:
-        row = tuple(int(i) for i in space.sample(rng, 1)[0])
+        row = tuple(int(i) for i in space.stage_rows(space.sample(rng, 1))[0])
         if row not in chosen:
             chosen.append(row)
-    nets = [space.decode(row) for row in chosen]
+    nets = [space.decode(row) for row in space.from_stage_rows(np.array(chosen))]
     return nets[: settings.num_fit], nets[settings.num_fit :]
 
 

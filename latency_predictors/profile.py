@@ -124,12 +124,12 @@ class DeviceProfile(BaseModel):
         self._tables(space)
 
     def predict(self, space: SearchSpace, matrix: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Latency in ms (N,) of the candidates `matrix` (N, stages), by table lookup.
+        """Latency in ms (N,) of the candidates `matrix` (N, decisions), by table lookup.
 
         Raises UserError when the space has a stage or an option that was not calibrated.
         """
         tables = self._tables(space)
-        rows = np.atleast_2d(np.asarray(matrix))
+        rows = space.stage_rows(np.atleast_2d(np.asarray(matrix)))
         total = np.full(len(rows), self.fit.intercept_ms + self.fit.scale * self.base.median_ms)
         for column, table in enumerate(tables):
             total += self.fit.scale * table[rows[:, column]]

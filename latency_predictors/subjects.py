@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +71,8 @@ class Subjects:
     @property
     def primer(self) -> Candidate:
         """A whole U-Net of moderate size with all kinds of operators: every stage's second option."""
-        return self.space.decode([min(1, len(options) - 1) for options in self.space.options.values()])
+        second = [min(1, len(options) - 1) for options in self.space.options.values()]
+        return self.space.decode(self.space.from_stage_rows(np.array([second]))[0])
 
     def num_params(self, stage: str, option: str) -> int:
         """Parameters of a stage option."""

@@ -1,4 +1,4 @@
-"""A candidate: one option per stage."""
+"""A candidate: one option per stage, of the U-Net alone or of the whole pipeline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from search_spaces.errors import UserError
 
+UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
+PIPELINE_STAGES = (*UNET_STAGES, "VE", "VD", "steps")
 _SEPARATOR = "-"
 
 
 class Candidate(BaseModel):
-    """One option name per stage, in the order in which data flows through the U-Net.
+    """One option name per stage, in the order in which data flows through the U-Net; then, if the candidate is a
+    whole pipeline, the options of the VAE's encoder and decoder (``VE``, ``VD``) and the number of ``steps``.
 
     Two candidates are equal when their options are; :attr:`id` is the canonical text of that, fit for
     file names, and does not depend on any search space.
@@ -30,17 +33,20 @@ class Candidate(BaseModel):
         return _SEPARATOR.join(self.options.values())
 
     @classmethod
-    def from_id(cls, text: str, stages: tuple[str, ...] = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")) -> Self:
+    def from_id(cls, text: str, stages: tuple[str, ...] | None = None) -> Self:
         """Read an :attr:`id` back.
 
         Args:
             text: the id.
-            stages: stage names in order; the default are those of SD 1.x and 2.x.
+            stages: stage names in order; without them those of SD 1.x and 2.x, with VE, VD and steps if the id
+                has ten options.
 
         Raises:
             UserError: another number of options than stages.
         """
         names = text.strip().split(_SEPARATOR)
+        if stages is None:
+            stages = PIPELINE_STAGES if len(names) == len(PIPELINE_STAGES) else UNET_STAGES
         if len(names) != len(stages) or not all(names):
             raise UserError(
                 f"candidate {text!r} has {len(names)} options; legal is one per stage {_SEPARATOR.join(stages)}, "

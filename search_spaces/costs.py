@@ -86,11 +86,11 @@ class CostTable:
         )
 
     def params(self, matrix: Indices) -> NDArray[np.int64]:
-        """Parameters (N,) of candidates given as an index matrix (N, stages)."""
+        """Parameters (N,) of candidates given as an index matrix (N, decisions)."""
         return self._sum(self.num_params, self.base_num_params, matrix)
 
     def macs(self, matrix: Indices) -> NDArray[np.int64]:
-        """MACs (N,) of candidates given as an index matrix (N, stages)."""
+        """MACs (N,) of candidates given as an index matrix (N, decisions)."""
         return self._sum(self.num_macs, self.base_num_macs, matrix)
 
     def cost(self, candidate: Candidate) -> CandidateCost:
@@ -100,8 +100,9 @@ class CostTable:
 
     def _sum(self, table: dict[str, NDArray[np.int64]], base: int, matrix: Indices) -> NDArray[np.int64]:
         total = np.full(len(matrix), base, dtype=np.int64)
+        rows = self.space.stage_rows(matrix)
         for column, stage in enumerate(self.space.stages):
-            total += table[stage][np.asarray(matrix)[:, column]]
+            total += table[stage][rows[:, column]]
         return total
 
 

@@ -1,8 +1,9 @@
-"""Search spaces: ordered stages with their options, candidates as index vectors."""
+"""Search spaces: ordered decisions with their values, candidates as index vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -11,63 +12,103 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from search_spaces.candidate import Candidate
+from search_spaces.decisions import Decision, StageChoices, StageTable, stage_table
 from search_spaces.errors import UserError
+from search_spaces.vae_option import STEPS, TEACHER, VAE_DECODER, VAE_ENCODER
 
 Indices = NDArray[np.int64]
+MAX_ENUMERATED = 20_000_000
 
 
 class SearchSpace(BaseModel):
-    """Options of every stage, as data.
+    """Ordered decisions of every stage, as data.
 
-    A candidate is an index vector with one entry per stage, in the order of :attr:`stages`. Every
-    combination of options is valid.
+    A candidate is an index vector with one entry per decision, in the order of :attr:`decisions`. Every
+    combination is valid. Where combinations of a stage's decisions make the same network, one of them is
+    canonical; candidates are counted, listed and sampled as distinct networks.
+
+    A search space whose stages include any of ``VE`` (VAE encoder), ``VD`` (VAE decoder) and ``steps``
+    (denoising steps) is one of whole pipelines, and has all three; those not given are the teacher's own
+    and one step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     name: str = Field(min_length=1)
     description: str = ""
-    options: dict[str, tuple[str, ...]]
+    choices: dict[str, StageChoices] = Field(alias="options")
+    """What may be chosen, by stage in the order of the data: E1, ..., deep, ..., D1, then VE, VD, steps."""
     candidates: dict[str, str] = Field(default_factory=dict)
     """Named candidates (hand-made layouts): name to candidate id."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_pipelines(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("options"), Mapping):
+            return data
+        given = data["options"]
+        extra = {VAE_ENCODER: [TEACHER], VAE_DECODER: [TEACHER], STEPS: ["1"]}
+        if not set(extra) & set(given):
+            return data
+        unet = {stage: choices for stage, choices in given.items() if stage not in extra}
+        return {**data, "options": {**unet, **{stage: given.get(stage, default) for stage, default in extra.items()}}}
+
     def model_post_init(self, _context: Any) -> None:
-        if not self.options:
+        if not self.choices:
             raise UserError(f"search space {self.name!r} has no stages; give 'options' a list for each stage")
-        for stage, names in self.options.items():
-            if not names:
-                raise UserError(f"search space {self.name!r}: stage {stage} has no options; give it at least one")
-            repeated = sorted({name for name in names if names.count(name) > 1})
-            if repeated:
-                raise UserError(f"search space {self.name!r}: stage {stage} lists {repeated[0]!r} twice; list it once")
+        try:
+            self._tables  # noqa: B018  expands, and so checks, every stage
+        except UserError as error:
+            raise UserError(f"search space {self.name!r}: {error}") from None
         for name in self.candidates:
             self.named(name)
+
+    @cached_property
+    def _tables(self) -> dict[str, StageTable]:
+        return {stage: stage_table(stage, choices) for stage, choices in self.choices.items()}
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Stage names in the order in which data flows."""
-        return tuple(self.options)
+        return tuple(self.choices)
+
+    @cached_property
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Distinct options of every stage."""
+        return {stage: table.options for stage, table in self._tables.items()}
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """All decisions: the columns of an index matrix."""
+        return tuple(decision for table in self._tables.values() for decision in table.decisions)
 
     @property
-    def free_stages(self) -> tuple[str, ...]:
-        """Stages with a choice."""
-        return tuple(stage for stage, names in self.options.items() if len(names) > 1)
+    def free_decisions(self) -> tuple[Decision, ...]:
+        """Decisions with a choice."""
+        return tuple(decision for decision in self.decisions if len(decision.values) > 1)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of options per stage."""
+        """Number of values per decision."""
+        return tuple(len(decision.values) for decision in self.decisions)
+
+    @cached_property
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Number of distinct options per stage."""
         return tuple(len(names) for names in self.options.values())
 
     @property
     def num_candidates(self) -> int:
-        """Number of candidates: the product of the stages' options."""
-        product = 1
-        for size in self.sizes:
-            product *= size
-        return product
+        """Number of candidates (distinct networks): the product of the stages' distinct options."""
+        return math.prod(self.stage_sizes)
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether candidates are whole pipelines (VAE and step count included) or U-Nets."""
+        return STEPS in self.choices
 
     def named(self, name: str) -> Candidate:
         """A named candidate of the preset.
@@ -83,7 +124,7 @@ class SearchSpace(BaseModel):
         return candidate
 
     def encode(self, candidate: Candidate) -> Indices:
-        """Index vector (stages,) of a candidate.
+        """Canonical index vector (decisions,) of a candidate.
 
         Raises:
             UserError: other stages, or an option that this space does not have.
@@ -93,15 +134,15 @@ class SearchSpace(BaseModel):
                 f"candidate {candidate.id!r} has stages {' '.join(candidate.options)}; "
                 f"search space {self.name!r} has {' '.join(self.stages)}"
             )
-        indices = []
+        rows = []
         for stage, name in candidate.options.items():
             if name not in self.options[stage]:
                 raise UserError(
                     f"option {name!r} of stage {stage} is not in search space {self.name!r}; "
-                    f"legal are {', '.join(self.options[stage])}"
+                    f"legal are {listed(self.options[stage])}"
                 )
-            indices.append(self.options[stage].index(name))
-        return np.array(indices, dtype=np.int64)
+            rows.append(self.options[stage].index(name))
+        return self.from_stage_rows(np.array([rows], dtype=np.int64))[0]
 
     def contains(self, candidate: Candidate) -> bool:
         """Whether the candidate is one of this space."""
@@ -110,32 +151,85 @@ class SearchSpace(BaseModel):
         )
 
     def decode(self, indices: Any) -> Candidate:
-        """Candidate of an index vector (stages,).
+        """Candidate of an index vector (decisions,).
 
         Raises:
-            UserError: wrong length, or an index outside its stage's options.
+            UserError: wrong length, or an index outside its decision's values.
         """
         vector = [int(i) for i in indices]
-        if len(vector) != len(self.stages) or any(not 0 <= i < n for i, n in zip(vector, self.sizes, strict=False)):
+        if len(vector) != len(self.sizes) or any(not 0 <= i < n for i, n in zip(vector, self.sizes, strict=False)):
             raise UserError(
                 f"index vector {vector} is outside search space {self.name!r} with sizes {list(self.sizes)}"
             )
-        return Candidate(options={s: self.options[s][i] for s, i in zip(self.stages, vector, strict=True)})
+        rows = self.stage_rows(np.array([vector], dtype=np.int64))[0]
+        return Candidate(options={s: self.options[s][i] for s, i in zip(self.stages, rows, strict=True)})
+
+    def stage_rows(self, matrix: Indices) -> Indices:
+        """Option numbers (N, stages), into :attr:`options`, of an index matrix (N, decisions)."""
+        columns = np.asarray(matrix, dtype=np.int64)
+        rows = np.empty((len(columns), len(self._tables)), dtype=np.int64)
+        start = 0
+        for number, table in enumerate(self._tables.values()):
+            combination = columns[:, start]
+            for offset, size in enumerate(table.sizes[1:], start=start + 1):
+                combination = combination * size + columns[:, offset]
+            rows[:, number] = table.option_of[combination]
+            start += len(table.sizes)
+        return rows
+
+    def from_stage_rows(self, rows: Indices) -> Indices:
+        """Canonical index matrix (N, decisions) of option numbers (N, stages)."""
+        parts = [table.first[np.asarray(rows)[:, i]] for i, table in enumerate(self._tables.values())]
+        return np.concatenate(parts, axis=1)
+
+    def canonical(self, matrix: Indices) -> Indices:
+        """The same candidates (N, decisions), each as the one vector that stands for all equivalent ones."""
+        return self.from_stage_rows(self.stage_rows(matrix))
 
     def enumerate(self) -> Indices:
-        """All candidates (num_candidates, stages), the last stage varying fastest."""
-        return np.stack(np.unravel_index(np.arange(self.num_candidates), self.sizes), axis=1).astype(np.int64)
+        """All candidates (num_candidates, decisions), canonical, the last stage varying fastest.
+
+        Raises:
+            UserError: more candidates than fit into memory; see :meth:`chunks`.
+        """
+        if self.num_candidates > MAX_ENUMERATED:
+            raise UserError(
+                f"search space {self.name!r} has {self.num_candidates:,} candidates, too many to list at once "
+                f"(at most {MAX_ENUMERATED:,}); go through them in chunks or draw a sample"
+            )
+        return self.unrank(np.arange(self.num_candidates))
+
+    def chunks(self, size: int = 100_000) -> Iterator[Indices]:
+        """All candidates as :meth:`enumerate` lists them, ``size`` at a time."""
+        for start in range(0, self.num_candidates, size):
+            yield self.unrank(np.arange(start, min(start + size, self.num_candidates)))
+
+    def unrank(self, ranks: NDArray[np.int64]) -> Indices:
+        """Canonical candidates (N, decisions) by their numbers (N,) in :meth:`enumerate`."""
+        rest = np.asarray(ranks, dtype=np.int64 if self.num_candidates < 2**63 else object)
+        rows = np.empty((len(rest), len(self.stage_sizes)), dtype=np.int64)
+        for column in reversed(range(len(self.stage_sizes))):
+            rows[:, column] = rest % self.stage_sizes[column]
+            rest = rest // self.stage_sizes[column]
+        return self.from_stage_rows(rows)
 
     def rank(self, matrix: Indices) -> NDArray[np.int64]:
-        """Row numbers in :meth:`enumerate` of an index matrix (N, stages)."""
-        return np.ravel_multi_index(tuple(np.asarray(matrix).T), self.sizes).astype(np.int64)
+        """Numbers (N,) in :meth:`enumerate` of an index matrix (N, decisions); equal for equivalent vectors.
+
+        Python integers (an object array) for spaces of 2^63 candidates and more.
+        """
+        rows = self.stage_rows(matrix)
+        total: NDArray[Any] = np.zeros(len(rows), dtype=np.int64 if self.num_candidates < 2**63 else object)
+        for column, size in enumerate(self.stage_sizes):
+            total = total * size + rows[:, column]
+        return total
 
     def sample(self, rng: np.random.Generator, num: int) -> Indices:
-        """Independent uniform candidates (num, stages)."""
-        return rng.integers(0, np.array(self.sizes), size=(num, len(self.sizes)), dtype=np.int64)
+        """Independent candidates (num, decisions), uniform over distinct networks, canonical."""
+        return self.from_stage_rows(rng.integers(0, np.array(self.stage_sizes), size=(num, len(self.stage_sizes))))
 
     def neighbours(self, indices: Indices) -> Indices:
-        """All candidates that differ in exactly one stage (sum of sizes - stages, stages)."""
+        """Every other candidate that one changed decision makes, once (M, decisions)."""
         rows = []
         for column, size in enumerate(self.sizes):
             for value in range(size):
@@ -143,7 +237,18 @@ class SearchSpace(BaseModel):
                     row = np.array(indices, dtype=np.int64)
                     row[column] = value
                     rows.append(row)
-        return np.array(rows, dtype=np.int64).reshape(-1, len(self.sizes))
+        matrix = np.array(rows, dtype=np.int64).reshape(-1, len(self.sizes))
+        ranks = self.rank(matrix)
+        _, first = np.unique(ranks, return_index=True)
+        own = self.rank(np.asarray(indices)[None])[0]
+        return matrix[[i for i in sorted(first) if ranks[i] != own]]
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message, the first ones of many."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most:,} more"
 
 
 def preset_names() -> tuple[str, ...]:
@@ -184,5 +289,5 @@ def load_space(name_or_path: str) -> SearchSpace:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        legal = ", ".join(SearchSpace.model_fields)
+        legal = "name, description, options, candidates"
         raise UserError(f"search space {name_or_path!r}: {where}: {first['msg']}; fields are {legal}") from None

@@ -10,7 +10,7 @@ from torch import nn
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, NONE, DeepWord, Word, default_skips
-from search_spaces.surgery import num_levels, parse_option
+from search_spaces.surgery import num_levels, parse_option, stage_names
 from search_spaces.unet import DeepStage, StagedUNet, UNet
 
 
@@ -32,11 +32,14 @@ def standard_config(unet: UNet, candidate: Candidate) -> dict[str, Any]:
         NotStandard: with the stage and the reason.
     """
     levels = num_levels(unet)
-    deep = parse_option(unet, DEEP, candidate.options[DEEP])
+    for stage, name in candidate.options.items():
+        if stage in stage_names(unet) and not parse_option(unet, stage, name).internals.is_teachers:
+            raise NotStandard(f"{stage}: {name!r} has other layers inside than a diffusers block")
+    deep = parse_option(unet, DEEP, candidate.options[DEEP]).word
     assert isinstance(deep, DeepWord)
     pairs: list[tuple[str, Word, str, Word]] = []
     for i in range(1, levels + 1):
-        encoder, decoder = (parse_option(unet, s, candidate.options[s]) for s in (f"E{i}", f"D{i}"))
+        encoder, decoder = (parse_option(unet, s, candidate.options[s]).word for s in (f"E{i}", f"D{i}"))
         assert isinstance(encoder, Word) and isinstance(decoder, Word)
         pairs.append((f"E{i}", encoder, f"D{i}", decoder))
     if deep.kept:

@@ -26,6 +26,7 @@ from search_spaces.options import (
     encoder_word,
     side_of,
 )
+from search_spaces.stage_option import StageOption, option_text, split_option
 from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet, UNet
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
@@ -92,7 +93,7 @@ def teacher_candidate(unet: UNet) -> Candidate:
     return Candidate(options={stage: teacher_word(unet, stage) for stage in stage_names(unet)})
 
 
-def parse_option(unet: UNet, stage: str, name: str) -> Word | DeepWord:
+def parse_option(unet: UNet, stage: str, name: str) -> StageOption:
     """Parse an option name of a stage against this teacher.
 
     Raises:
@@ -100,9 +101,13 @@ def parse_option(unet: UNet, stage: str, name: str) -> Word | DeepWord:
     """
     own = teacher_word(unet, stage)
     side = side_of(stage)
+    text, internals = split_option(stage, name)
+    word: Word | DeepWord
     if side is Side.DEEP:
-        return deep_word(name, own)
-    return encoder_word(stage, name, own) if side is Side.ENCODER else decoder_word(stage, name, own)
+        word = deep_word(text, own)
+    else:
+        word = encoder_word(stage, text, own) if side is Side.ENCODER else decoder_word(stage, text, own)
+    return StageOption(option_text(word.text, internals), word, internals)
 
 
 def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Module:
@@ -117,7 +122,7 @@ def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Modu
     Raises:
         UserError: unknown stage or option, or an option whose channels do not fit together.
     """
-    word = parse_option(unet, stage, name)
+    word = parse_option(unet, stage, name).word
     level = num_levels(unet)
     if isinstance(word, DeepWord):
         module: nn.Module = _deep(unet, word)

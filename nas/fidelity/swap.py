@@ -48,13 +48,13 @@ class SwapTable(BaseModel):
     errors: dict[str, dict[str, float | None]]
     failed: dict[str, str] = {}
 
-    def prior(self, matrix: npt.ArrayLike) -> Floats:
-        """Predicted latent_error (N,) of index vectors (N, stages): base error + what each swap adds.
+    def prior(self, stage_rows: npt.ArrayLike) -> Floats:
+        """Predicted latent_error (N,) of option numbers (N, stages): base error + what each swap adds.
 
         A swap adds max(error - base_error, 0): below the base lies only the noise of the measure. A
         failed option gives infinity.
         """
-        rows = np.atleast_2d(np.asarray(matrix, dtype=np.int64))
+        rows = np.atleast_2d(np.asarray(stage_rows, dtype=np.int64))
         total = np.full(len(rows), self.base_error)
         for column, options in enumerate(self.errors.values()):
             added = [np.inf if error is None else max(error - self.base_error, 0.0) for error in options.values()]

@@ -218,7 +218,7 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
             run.known_costs,
             settings,
             run.directory.path,
-            prior=table.prior,
+            prior=lambda matrix: table.prior(run.space.stage_rows(matrix)),
             on_progress=report,
             address=address,
         )

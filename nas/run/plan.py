@@ -78,11 +78,12 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
 
 
 def _ends(run: RunContext) -> Any:
-    """The candidates of fewest and most parameters (2, stages)."""
+    """The candidates of fewest and most parameters (2, decisions)."""
     import numpy as np
 
     per_stage = [run.costs.num_params[stage] for stage in run.space.stages]
-    return np.array([[int(p.argmin()) for p in per_stage], [int(p.argmax()) for p in per_stage]])
+    ends = np.array([[int(p.argmin()) for p in per_stage], [int(p.argmax()) for p in per_stage]])
+    return run.space.from_stage_rows(ends)
 
 
 def _seconds_per_sample(run: RunContext, batch: int = 8) -> float:

@@ -26,20 +26,20 @@ class ExhaustedError(Exception):
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Optuna parameters of a space: every stage with a choice, its option names as categories."""
-    return {stage: CategoricalDistribution(space.options[stage]) for stage in space.free_stages}
+    """Optuna parameters of a space: every decision with a choice, its values as categories."""
+    return {decision.name: CategoricalDistribution(decision.values) for decision in space.free_decisions}
 
 
 def params_of(space: SearchSpace, vector: Indices) -> dict[str, str]:
     """Optuna parameters of an index vector."""
-    words = space.decode(vector).options
-    return {stage: words[stage] for stage in space.free_stages}
+    chosen = zip(space.decisions, vector, strict=True)
+    return {decision.name: decision.values[int(i)] for decision, i in chosen if len(decision.values) > 1}
 
 
 def vector_of(space: SearchSpace, params: dict[str, Any]) -> Indices:
-    """Index vector (stages,) of Optuna parameters."""
-    names = [params.get(stage, space.options[stage][0]) for stage in space.stages]
-    return np.array([space.options[s].index(n) for s, n in zip(space.stages, names, strict=True)], dtype=np.int64)
+    """Index vector (decisions,) of Optuna parameters."""
+    values = [(decision, params.get(decision.name, decision.values[0])) for decision in space.decisions]
+    return np.array([decision.values.index(value) for decision, value in values], dtype=np.int64)
 
 
 class UnseenSampler(BaseSampler):

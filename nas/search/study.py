@@ -150,7 +150,8 @@ def replay(
     recorded = {record.candidate for record in records}
     again: dict[tuple[int, ...], Indices] = {}
     for trial in study.get_trials(deepcopy=False, states=UNFINISHED):
-        if set(space.free_stages) <= set(trial.params):  # else killed while it was being proposed
+        wanted = {decision.name for decision in space.free_decisions}
+        if wanted <= set(trial.params):  # else killed while it was being proposed
             vector = vector_of(space, trial.params)
             if space.decode(vector).id not in recorded:
                 again[tuple(vector)] = vector

@@ -85,8 +85,8 @@ def test_a_duplicate_goes_to_the_nearest_open_candidate():
 
 
 def test_a_space_too_large_for_a_table_is_walked():
-    letters = tuple(f"R{i}" for i in range(10))
-    space = SearchSpace(name="large", options={f"S{i}": letters for i in range(8)})
+    widths = ("R", *(f"R_w0.{i}" for i in range(1, 10)))
+    space = SearchSpace(name="large", options={f"E{i + 1}": widths for i in range(8)})
     pool = Pool(space, COSTS, SweepSettings(max_latency_ms=5))
     rng = np.random.default_rng(0)
     start = np.zeros(8, dtype=np.int64)  # 9 ms: four steps away from the limit

@@ -72,7 +72,7 @@ def test_a_sweep_a_longer_one_and_what_they_leave(tmp_path):
     for r in records:
         trial = by_id[r.candidate]
         assert trial.values == [r.metrics["latent_error"], r.latency_ms, r.num_params]
-        assert trial.params == {s: r.options[s] for s in tiny.SPACE.free_stages}
+        assert trial.params == {d.name: r.options[d.name] for d in tiny.SPACE.free_decisions}
         assert trial.user_attrs["seconds"] == r.seconds and trial.user_attrs["costs"]["num_macs"] == r.num_macs
         assert trial.user_attrs["words"].startswith("E1:")
     assert [c["done"] for c in calls] == list(range(7)) and [c["done"] for c in more] == list(range(6, 11))
@@ -110,7 +110,9 @@ def check_dashboard(run_dir):
     assert detail["objective_names"] == ["latent_error", "latency_ms", "num_params"]
     complete = [t for t in detail["trials"] if t["state"] == "Complete"]
     assert len(complete) == 10
-    assert len(complete[0]["values"]) == 3 and {p["name"] for p in complete[0]["params"]} == set(tiny.SPACE.free_stages)
+    assert len(complete[0]["values"]) == 3 and {p["name"] for p in complete[0]["params"]} == {
+        d.name for d in tiny.SPACE.free_decisions
+    }
     assert {"candidate", "words", "costs", "seconds"} <= {a["key"] for a in complete[0]["user_attrs"]}
 
 
