@@ -125,7 +125,6 @@ def check_space(unet: UNet, space: SearchSpace) -> None:
             canonical = parse_option(unet, stage, name).text
             if canonical != name:
                 raise UserError(f"search space {space.name!r}: {stage}: write option {name!r} as {canonical!r}")
-            build_stage(unet, stage, name, copy=False)
 
 
 def meta_copy(unet: UNet) -> UNet:
