@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
+from search_spaces.conditioning import example_conditioning, head_modules
 from search_spaces.counting import MacCounter
 from search_spaces.errors import UserError
 from search_spaces.space import Indices, SearchSpace
 from search_spaces.surgery import assemble, build_stage, stage_names, teacher_candidate
-from search_spaces.unet import HEAD_MODULES, StageIO, UNet
+from search_spaces.unet import StageIO, UNet
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class CostTable:
             trace(meta, teacher_candidate(meta), latent_size, num_tokens, batch, record)
         own = {stage: _stage_cost(build_stage(meta, stage, name, copy=False), record[stage].inputs)
                for stage, name in teacher_candidate(meta).options.items()}  # fmt: skip
-        base_num_params = sum(p.numel() for name in HEAD_MODULES for p in _parameters(getattr(meta, name)))
+        base_num_params = sum(p.numel() for name in head_modules(meta) for p in _parameters(getattr(meta, name)))
         base_num_macs = whole.num_macs - sum(cost.num_macs for cost in own.values())
         rows = {
             stage: [_stage_cost(build_stage(meta, stage, name, copy=False), record[stage].inputs) for name in names]
@@ -151,6 +152,7 @@ def trace(
             torch.empty(batch, unet.config.in_channels, latent_size, latent_size, device="meta"),
             torch.empty(batch, device="meta"),
             torch.empty(batch, num_tokens, width, device="meta"),
+            added_cond_kwargs=example_conditioning(unet, batch, "meta"),
             record=record,
         )
 
