@@ -9,9 +9,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from search_spaces.errors import UserError
+from search_spaces.vae_option import STEPS, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
-PIPELINE_STAGES = (*UNET_STAGES, "VE", "VD", "steps")
+PIPELINE_STAGES = (*UNET_STAGES, *VAE_STAGES, STEPS)
 _SEPARATOR = "-"
 
 
@@ -31,6 +32,17 @@ class Candidate(BaseModel):
     def id(self) -> str:
         """The option names joined by ``-``, such as ``RARA-RA-R-none-RARA-RR-R@3``."""
         return _SEPARATOR.join(self.options.values())
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether this is a whole pipeline or a U-Net alone."""
+        return STEPS in self.options
+
+    @property
+    def unet(self) -> Candidate:
+        """The U-Net alone: itself without the VAE's stages and the steps."""
+        pipeline = (*VAE_STAGES, STEPS)
+        return Candidate(options={stage: name for stage, name in self.options.items() if stage not in pipeline})
 
     @classmethod
     def from_id(cls, text: str, stages: tuple[str, ...] | None = None) -> Self:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import copy as copying
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import nn
 
+# diffusers loads a pipeline's part from a module of another library only if it finds this name in that module.
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.vae_layers import TeacherDecoder, TeacherEncoder, TinyDecoder, TinyEncoder, initialise
-from search_spaces.vae_option import VAE_ENCODER, VAE_STAGES, VaeOption, parse_vae_option
+from search_spaces.vae_option import (
+    TEACHER,
+    VAE_DECODER,
+    VAE_ENCODER,
+    VAE_STAGES,
+    VaeOption,
+    parse_steps,
+    parse_vae_option,
+)
 
 VAE: TypeAlias = Any
 """An ``AutoencoderKL``, whose configuration and modules diffusers leaves untyped."""
@@ -21,15 +35,16 @@ def check_vae_supported(vae: VAE) -> None:
     """Raise unless the VAE is one whose halves can be exchanged.
 
     Raises:
-        UserError: another class than ``AutoencoderKL``, or latents with a shift, which SD's pipelines do not know.
+        UserError: another class than ``AutoencoderKL``, or latents that are shifted, or scaled by channel.
     """
     if type(vae) is not AutoencoderKL:
-        raise UserError(f"unsupported teacher: the VAE is {type(vae).__name__}; legal is AutoencoderKL")
-    if vae.config.shift_factor is not None:
-        raise UserError(
-            f"unsupported teacher: the VAE's shift_factor is {vae.config.shift_factor:g}; "
-            "only VAEs without it can be taken apart"
-        )
+        raise UserError(f"unsupported teacher: its VAE is {type(vae).__name__}; legal is AutoencoderKL")
+    for key in ("shift_factor", "latents_mean", "latents_std"):
+        if vae.config.get(key) is not None:
+            raise UserError(
+                f"unsupported teacher: {key} of its VAE is {vae.config[key]}; legal is null, "
+                "as in Stable Diffusion, whose latents are only multiplied by scaling_factor"
+            )
 
 
 def num_vae_levels(vae: VAE) -> int:
@@ -85,3 +100,151 @@ def build_vae_stage(vae: VAE, stage: str, name: str, copy: bool = True, seed: in
     module = module.to_empty(device=like.device).to(like.dtype)
     initialise(module, seed)
     return module.train(vae.training)
+
+
+def check_vae_candidate(vae: VAE, candidate: Candidate) -> None:
+    """Raise unless the candidate names options of both halves of this VAE, and a number of steps.
+
+    Raises:
+        UserError: a VAE that cannot be taken apart, a candidate that is a U-Net alone, or an option that this VAE's
+            interface does not allow.
+    """
+    check_vae_supported(vae)
+    if not candidate.is_pipeline:
+        raise UserError(f"candidate {candidate.id!r} is a U-Net alone; a pipeline has VE, VD and steps as well")
+    for stage in VAE_STAGES:
+        parse_option(vae, stage, candidate.options[stage])
+    parse_steps(candidate.options["steps"])
+
+
+def assemble_vae(
+    vae: VAE,
+    candidate: Candidate,
+    stages: Mapping[tuple[str, str], nn.Module] | None = None,
+    copy: bool = True,
+    seed: int = 0,
+) -> StagedVAE:
+    """A candidate's VAE.
+
+    Args:
+        vae: the teacher's ``AutoencoderKL``.
+        candidate: a pipeline; its U-Net and its steps are not looked at.
+        stages: trained modules by (stage, option name); used as they are. Others come from :func:`build_vae_stage`.
+        copy: whether halves that are the teacher's are deep copies; ``False`` for inference only.
+        seed: of the weights of untrained tiny ResNets.
+
+    Raises:
+        UserError: see :func:`check_vae_candidate`.
+    """
+    check_vae_candidate(vae, candidate)
+    given = stages or {}
+    options = {stage: candidate.options[stage] for stage in VAE_STAGES}
+    modules = {
+        stage: given[stage, name] if (stage, name) in given else build_vae_stage(vae, stage, name, copy, seed)
+        for stage, name in options.items()
+    }
+    return StagedVAE.from_parts(vae, options, modules)
+
+
+class StagedVAE(AutoencoderKL):
+    """A candidate's VAE: one module for each half.
+
+    It is an ``AutoencoderKL`` to diffusers: ``encode``, ``decode``, slicing, tiling, ``save_pretrained`` and
+    ``from_pretrained`` are inherited, and pipelines run it unchanged. ``encoder`` gives moments and ``decoder`` takes
+    latents; the 1x1 convolutions that ``AutoencoderKL`` keeps outside belong to the teacher's halves here.
+
+    Args:
+        teacher_config: configuration of the teacher's ``AutoencoderKL``.
+        options: option names of ``VE`` and ``VD``.
+        in_channels, out_channels, latent_channels, block_out_channels, sample_size, scaling_factor, force_upcast: as in
+            the teacher's configuration; diffusers pipelines read them here.
+        use_quant_conv, use_post_quant_conv: always false; ``AutoencoderKL``'s tiling reads them here.
+    """
+
+    _no_split_modules: tuple[str, ...] = (*AutoencoderKL._no_split_modules, "AutoencoderTinyBlock")
+    _group_offload_block_modules: tuple[str, ...] = ("encoder", "decoder")
+
+    @register_to_config
+    def __init__(
+        self,
+        teacher_config: dict[str, Any],
+        options: dict[str, str],
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
+        sample_size: int | tuple[int, int] = 512,
+        scaling_factor: float = 0.18215,
+        force_upcast: bool = True,
+        use_quant_conv: bool = False,
+        use_post_quant_conv: bool = False,
+    ) -> None:
+        ModelMixin.__init__(self)  # not AutoencoderKL's, which would build its own halves
+        vae = AutoencoderKL.from_config(teacher_config)
+        self._install({stage: build_vae_stage(vae, stage, options[stage], copy=False) for stage in VAE_STAGES})
+
+    @classmethod
+    def from_parts(cls, vae: VAE, options: Mapping[str, str], stages: Mapping[str, nn.Module]) -> StagedVAE:
+        """Put the modules of ``VE`` and ``VD`` together without building anything anew."""
+        net = cls.__new__(cls)
+        ModelMixin.__init__(net)
+        config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+        net.register_to_config(
+            teacher_config=config,
+            options=dict(options),
+            **{key: config[key] for key in _READ_BY_PIPELINES},
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        net._install(stages)
+        net.training = vae.training
+        return net
+
+    def _install(self, stages: Mapping[str, nn.Module]) -> None:
+        self.encoder = stages[VAE_ENCODER]
+        self.decoder = stages[VAE_DECODER]
+        self.quant_conv = None
+        self.post_quant_conv = None
+        # What AutoencoderKL's slicing and tiling start from.
+        self.use_slicing = False
+        self.use_tiling = False
+        size = self.config.sample_size
+        self.tile_sample_min_size = int(size if isinstance(size, int) else size[0])
+        self.tile_latent_min_size = self.tile_sample_min_size // self.num_pixels_per_latent
+        self.tile_overlap_factor = 0.25
+
+    @property
+    def num_pixels_per_latent(self) -> int:
+        """Pixels of the image per latent, along one side."""
+        return int(2 ** (num_vae_levels(self) - 1))
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Option names of ``VE`` and ``VD``."""
+        return {stage: self.config.options[stage] for stage in VAE_STAGES}
+
+    @property
+    def is_teachers(self) -> bool:
+        """Whether both halves are the teacher's, so that an ``AutoencoderKL`` does the same."""
+        return set(self.options.values()) == {TEACHER}
+
+    def _encode(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if min(height, width) < self.num_pixels_per_latent:
+            raise UserError(
+                f"image of {height} x {width} pixels is smaller than one latent; "
+                f"legal are {self.num_pixels_per_latent} pixels and more along each side"
+            )
+        moments: Tensor = super()._encode(x)
+        return moments
+
+
+_READ_BY_PIPELINES = (
+    "in_channels",
+    "out_channels",
+    "latent_channels",
+    "block_out_channels",
+    "sample_size",
+    "scaling_factor",
+    "force_upcast",
+)
