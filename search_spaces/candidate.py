@@ -12,7 +12,8 @@ from search_spaces.errors import UserError
 from search_spaces.vae_option import STEPS, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
-PIPELINE_STAGES = (*UNET_STAGES, *VAE_STAGES, STEPS)
+_BEYOND_UNET = (*VAE_STAGES, STEPS)
+PIPELINE_STAGES = (*UNET_STAGES, *_BEYOND_UNET)
 _SEPARATOR = "-"
 
 
@@ -35,14 +36,13 @@ class Candidate(BaseModel):
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether this is a whole pipeline or a U-Net alone."""
-        return STEPS in self.options
+        """Whether this is more than a U-Net alone."""
+        return any(stage in self.options for stage in _BEYOND_UNET)
 
     @property
     def unet(self) -> Candidate:
         """The U-Net alone: itself without the VAE's stages and the steps."""
-        pipeline = (*VAE_STAGES, STEPS)
-        return Candidate(options={stage: name for stage, name in self.options.items() if stage not in pipeline})
+        return Candidate(options={stage: name for stage, name in self.options.items() if stage not in _BEYOND_UNET})
 
     @classmethod
     def from_id(cls, text: str, stages: tuple[str, ...] | None = None) -> Self:

@@ -18,6 +18,7 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.vae_layers import TeacherDecoder, TeacherEncoder, TinyDecoder, TinyEncoder, initialise
 from search_spaces.vae_option import (
+    STEPS,
     TEACHER,
     VAE_DECODER,
     VAE_ENCODER,
@@ -106,15 +107,16 @@ def check_vae_candidate(vae: VAE, candidate: Candidate) -> None:
     """Raise unless the candidate names options of both halves of this VAE, and a number of steps.
 
     Raises:
-        UserError: a VAE that cannot be taken apart, a candidate that is a U-Net alone, or an option that this VAE's
-            interface does not allow.
+        UserError: a VAE that cannot be taken apart, a candidate without options of VE, VD and steps, or an option that
+            this VAE's interface does not allow.
     """
     check_vae_supported(vae)
-    if not candidate.is_pipeline:
-        raise UserError(f"candidate {candidate.id!r} is a U-Net alone; a pipeline has VE, VD and steps as well")
+    missing = [stage for stage in (*VAE_STAGES, STEPS) if stage not in candidate.options]
+    if missing:
+        raise UserError(f"candidate {candidate.id!r} has no {', '.join(missing)}; a pipeline has VE, VD and steps")
     for stage in VAE_STAGES:
         parse_option(vae, stage, candidate.options[stage])
-    parse_steps(candidate.options["steps"])
+    parse_steps(candidate.options[STEPS])
 
 
 def assemble_vae(

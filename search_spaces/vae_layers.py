@@ -55,7 +55,9 @@ class HalvingConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return super().forward(x[..., : height - height % 2, : width - width % 2])
+        if height % 2 or width % 2:  # else no slice in exported graphs
+            x = x[..., : height - height % 2, : width - width % 2]
+        return super().forward(x)
 
 
 def _conv(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
