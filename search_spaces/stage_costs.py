@@ -60,6 +60,7 @@ class StageCosts:
 
     options: Mapping[str, list[StageCost]]
     teacher: Mapping[str, StageCost]
+    teacher_options: Mapping[str, str]
     head: HeadCost
 
 
@@ -79,7 +80,8 @@ def stage_costs(
         return traces.stage_cost(build_stage(meta, stage, option.word.text, copy=False), call.inputs, call.kwargs)
 
     options = {s: [unet_stage(s, name) for name in space.options[s]] for s in stage_names(meta)}
-    teacher = {s: unet_stage(s, name) for s, name in teacher_candidate(meta).options.items()}
+    teacher_options = teacher_candidate(meta).options
+    teacher = {s: unet_stage(s, name) for s, name in teacher_options.items()}
     if space.is_pipeline:
         assert vae is not None
         vae_meta = meta_vae(vae)
@@ -89,8 +91,9 @@ def stage_costs(
             return traces.stage_cost(build_vae_stage(vae_meta, stage, name, copy=False), (inputs,))
 
         options |= {s: [vae_stage(s, name) for name in space.options[s]] for s in VAE_STAGES}
+        teacher_options |= dict.fromkeys(VAE_STAGES, TEACHER)
         teacher |= {s: vae_stage(s, TEACHER) for s in VAE_STAGES}
-    return StageCosts(options, teacher, head)
+    return StageCosts(options, teacher, teacher_options, head)
 
 
 def check_space(unet: UNet, space: SearchSpace, vae: VAE | None = None) -> None:
