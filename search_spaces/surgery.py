@@ -10,7 +10,8 @@ import copy as copying
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -34,6 +35,7 @@ from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderSta
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn",)
+_NUM_TIMESTEPS = 17  # the time embedding is smooth in time
 
 
 def check_supported(unet: UNet) -> None:
@@ -184,11 +186,21 @@ def build_stage(
         module = _decoder(unet, level + 1 - number, word, stage)
     if not option.internals.is_teachers:
         parts = [module.encoder, module.mid, module.decoder] if isinstance(module, DeepStage) else [module]
+        temb = None if option.internals.resnet_width == 1 else _time_embeddings(unet)
         for part in parts:
             if part is not None:
-                slim_layers(part, option.internals, selection)
+                slim_layers(part, option.internals, selection, temb)
     # Shared modules keep the teacher's mode: eval() here would reach into a teacher that is training.
     return copying.deepcopy(module) if copy else module
+
+
+def _time_embeddings(unet: UNet) -> Tensor:
+    """Time embeddings (T, D) of timesteps spread over SD's schedule of 1000; conditioning beside time is left out."""
+    weight = next(unet.time_embedding.parameters())
+    timesteps = torch.linspace(0, 999, _NUM_TIMESTEPS, device=weight.device)
+    with torch.no_grad():
+        embedded: Tensor = unet.time_embedding(unet.time_proj(timesteps).to(weight.dtype))
+    return embedded
 
 
 def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
