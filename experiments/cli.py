@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from search_spaces.errors import UserError
@@ -194,6 +195,9 @@ def predict(
     print_json(frame) if json else print_rows(records(frame))
 
 
+app.command()(build)
+
+
 @teacher_app.command("random")
 def teacher_random(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
@@ -285,9 +289,11 @@ def _closing(run_dir: Path, json: bool) -> None:
 
 
 def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
+    from nas.run.context import check_unet_space
     from search_spaces.space import load_space
 
     space, settings = load_space(recipe.space), recipe.calibration
+    check_unet_space(space)
     return {
         "stage_options": sum(len(space.options[stage]) for stage in space.stages),
         "whole_unets": settings.num_fit + settings.num_check,
