@@ -89,7 +89,8 @@ def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
 
 
 def test_lines_are_found_through_merges_and_aliases() -> None:
-    text = "name: a\noptions:\n  E1: &e\n    word: [R]\n    heads: [2]\n  deep: [none]\n  D1:\n    <<: *e\n    word: [RX]\n"
+    text = "name: a\noptions:\n  E1: &e\n    word: [R]\n    heads: [2]\n"
+    text += "  deep: [none]\n  D1:\n    <<: *e\n    word: [RX]\n"
     assert refusal(text).startswith("space.yaml:5: E1.heads: 2 is not legal")
     assert refusal(text.replace("[2]", "[1]")).startswith("space.yaml:9: D1: 'RX' is not a word")
     assert parse_space("a", text.replace("[2]", "[1]").replace("RX", "RA")).options["D1"] == ("RA",)
