@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
+import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
@@ -142,4 +143,6 @@ def _rebuilt(layer: M, weight: Tensor, bias: Tensor | None) -> M:
 
 
 def _parameter(like: nn.Parameter | Tensor, data: Tensor) -> nn.Parameter:
-    return nn.Parameter(data.detach().clone().to(like.dtype), requires_grad=like.requires_grad)
+    # Contiguous, so that a network computes the same bits once it is saved and loaded.
+    contiguous = data.detach().to(like.dtype).clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(contiguous, requires_grad=like.requires_grad)

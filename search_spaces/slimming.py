@@ -73,15 +73,18 @@ def slim_resnet(
     groups, num_hidden = block.norm2.num_groups, block.conv1.out_channels
     num_kept = kept_parts("resnet_width", internals.resnet_width, num_hidden, groups)
     if num_kept < num_hidden:
-        hidden = HiddenChannels.of(block, temb)
-        mean, variance = hidden.activated(block.nonlinearity)
-        weight = block.conv2.weight.detach().double()
-        scores = variance * weight.square().sum((0, 2, 3))
-        keep, dropped = _select(scores.view(groups, -1), num_kept // groups, selection)
-        norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
-        if selection is Selection.IMPORTANCE:
-            norm2 = with_weights(norm2, *hidden.norm_of(keep))
-            conv2 = add_bias(conv2, weight[:, dropped].sum((2, 3)) @ mean[dropped])
+        per_group = (groups, num_hidden // groups)
+        if _ranks(selection, block):
+            hidden = HiddenChannels.of(block, temb)
+            mean, variance = hidden.activated(block.nonlinearity)
+            weight = block.conv2.weight.detach().double()
+            scores = variance * weight.square().sum((0, 2, 3))
+            keep, dropped = _best(scores.view(per_group), num_kept // groups)
+            norm2 = with_weights(take_channels(block.norm2, keep), *hidden.norm_of(keep))
+            conv2 = add_bias(take_inputs(block.conv2, keep), weight[:, dropped].sum((2, 3)) @ mean[dropped])
+        else:
+            keep, _ = _best(torch.zeros(per_group, device=block.conv1.weight.device), num_kept // groups)
+            norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
         slim = shallow(
             block,
             conv1=take_outputs(block.conv1, keep),
@@ -131,7 +134,7 @@ def slim_attention(
     proj_in = block.proj_in
     layers: list[Any] = []
     for layer in block.transformer_blocks:
-        if internals.attention is Attention.CROSS and selection is Selection.IMPORTANCE:
+        if internals.attention is Attention.CROSS and _ranks(selection, block):
             # The mean of what self-attention would add joins what was added before it.
             moved = mean_self_attention(layer.attn1, layer.norm1)
             if layers:
@@ -151,7 +154,7 @@ def _slim_layer(layer: BasicTransformerBlock, internals: Internals, selection: S
     )
     if internals.attention is Attention.BOTH:
         return slim
-    if internals.attention is Attention.SELF and selection is Selection.IMPORTANCE:
+    if internals.attention is Attention.SELF and _ranks(selection, layer):
         # Of what cross-attention would add, the part that does not depend on the text.
         slim.attn1 = shallow(slim.attn1, to_out=_more(slim.attn1.to_out, 0, slim.attn2.to_out[0].bias.detach()))
     return TransformerLayer(
@@ -165,7 +168,9 @@ def _slim_heads(attention: AttentionLayer, norm: nn.LayerNorm, ratio: float, sel
     num_kept = kept_parts("heads", ratio, attention.heads, 1)
     if num_kept == attention.heads:
         return attention
-    keep, _ = _select(head_energies(attention, norm)[None], num_kept, selection)
+    ranked = _ranks(selection, attention)
+    scores = head_energies(attention, norm) if ranked else torch.zeros(attention.heads, device=norm.weight.device)
+    keep, _ = _best(scores[None], num_kept)
     size = attention.inner_dim // attention.heads
     rows = (keep[:, None] * size + torch.arange(size, device=keep.device)).flatten()
     return shallow(
@@ -187,15 +192,19 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
     num_kept = kept_parts("ff_width", ratio, num_hidden, 1)
     if num_kept == num_hidden:
         return ff
-    mean, variance = gated_moments(norm, gated.proj)
-    weight = last.weight.detach().double()
-    keep, dropped = _select((variance * weight.square().sum(0))[None], num_kept, selection)
+    moved = None
+    if _ranks(selection, ff):
+        mean, variance = gated_moments(norm, gated.proj)
+        weight = last.weight.detach().double()
+        keep, dropped = _best((variance * weight.square().sum(0))[None], num_kept)
+        moved = weight[:, dropped] @ mean[dropped]
+    else:
+        keep, _ = _best(torch.zeros(1, num_hidden, device=last.weight.device), num_kept)
     # GEGLU's projection gives the values of all units, then their gates.
     proj = take_outputs(gated.proj, torch.cat([keep, keep + num_hidden]))
-    net = nn.ModuleList([shallow(gated, proj=proj), *between, take_inputs(last, keep)])
-    if selection is Selection.IMPORTANCE:
-        net = _more(net, -1, weight[:, dropped] @ mean[dropped])
-    return shallow(ff, net=net)
+    last = take_inputs(last, keep)
+    net = [shallow(gated, proj=proj), *between, last if moved is None else add_bias(last, moved)]
+    return shallow(ff, net=nn.ModuleList(net))
 
 
 def slim_layers(
@@ -239,12 +248,18 @@ def _legal(steps: int) -> str:
     return ", ".join(ratios if steps <= 10 else [*ratios[:3], "...", "1"]) + (f" (k/{steps})" if steps > 10 else "")
 
 
-def _select(scores: Tensor, num_kept: int, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Indices kept and dropped, each rising, of scores (groups, parts a group): the best ``num_kept`` of each group."""
+def _ranks(selection: Selection, module: nn.Module) -> bool:
+    """Whether importance decides: there is none to compute on the meta device, where the first parts stand for all."""
+    return selection is Selection.IMPORTANCE and not next(module.parameters()).is_meta
+
+
+def _best(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """Indices of the best ``num_kept`` of each group of scores (groups, parts a group), and of the others, rising.
+
+    Of equal scores the first is the better.
+    """
     num_groups, size = scores.shape
-    places = torch.arange(size, device=scores.device).expand(num_groups, size)
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    order = order if selection is Selection.IMPORTANCE else places
     offsets = torch.arange(num_groups, device=scores.device)[:, None] * size
     kept, dropped = (part.sort(dim=1).values + offsets for part in (order[:, :num_kept], order[:, num_kept:]))
     return kept.flatten(), dropped.flatten()
