@@ -159,9 +159,7 @@ def profile_space(
     )
 
 
-def _costs(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, matrix: Indices
-) -> dict[str, Floats]:
+def _costs(table: CostTable, precision: Precision, device: DeviceProfile | None, matrix: Indices) -> dict[str, Floats]:
     found = {name: values.astype(np.float64) for name, values in table.all_costs(matrix, precision).items()}
     if device is not None:
         found["latency_ms"] = np.asarray(device.predict(table.space, matrix), dtype=np.float64)
