@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.vae_option import STEPS
@@ -192,13 +193,20 @@ def _ends(table: CostTable, precision: Precision, device: DeviceProfile | None) 
 
 
 def _range(table: CostTable, precision: Precision, name: str, values: Floats, ends: Floats) -> CostRange:
-    # Where the latency of an option was measured shorter than that of a smaller one, an end may lie inside.
     low, high = min(values.min(), ends.min()), max(values.max(), ends.max())
+    # Peak memory is no sum over stages: it is the teacher's only where the teacher is a candidate.
+    own = Candidate(options=dict(table.teacher_options))
+    if table.space.is_pipeline:
+        own = Candidate(options={**own.options, STEPS: "1"})
+    peak = None
+    if table.space.contains(own):
+        peak = int(table.peak_bytes(table.space.encode(own)[None], precision)[0])
     total = table.base_sums + sum(table.teacher_sums.values())
     teacher = {
         "num_params": table.teacher.num_params,
         "num_macs": table.teacher.num_macs,
         "weight_bytes": int(total[0]) * precision.bytes_per_weight + int(total[1]) * precision.bytes_per_vector,
+        "peak_bytes": peak,
         "traffic_bytes": int(total[3]) * precision.bytes_per_activation,
     }.get(name)
     return CostRange(name, float(low), float(np.median(values)), float(high), teacher)

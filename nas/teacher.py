@@ -187,6 +187,25 @@ def load_shapes(spec: str | Path) -> tuple[Any, Any]:
     return shapes[0], shapes[1]
 
 
+def num_text_tokens(spec: str | Path) -> int:
+    """Tokens that a teacher's text encoder takes, from its configuration.
+
+    Args:
+        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``.
+
+    Raises:
+        UserError: not found, or a configuration that does not say so.
+    """
+    path = _resolve(str(spec)) / "text_encoder" / "config.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"teacher {str(spec)!r}: {path} does not say how many text tokens there are (max_position_embeddings); "
+            "restore the file, or give the number"
+        ) from None
+
+
 def folder_key(folder: Path) -> str:
     """16 hex digits of a SHA-256 over the weights and configs of a diffusers folder.
 
