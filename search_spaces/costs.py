@@ -20,7 +20,7 @@ from search_spaces.space import Indices, SearchSpace
 from search_spaces.stage_costs import Size, StageCosts, check_space, meta_copy, stage_costs, trace
 from search_spaces.unet import UNet
 from search_spaces.vae import VAE
-from search_spaces.vae_option import STEPS, VAE_DECODER, VAE_ENCODER, VAE_STAGES
+from search_spaces.vae_option import STEPS, VAE_STAGES
 
 __all__ = ["CandidateCost", "CostTable", "check_space", "meta_copy", "trace"]
 
