@@ -254,7 +254,7 @@ def test_spaces_that_do_not_fit_the_teacher_are_refused(
         check_space(meta, SearchSpace(name="x", options={**options, "D2": ("RARARA", "R@3")}))
     with pytest.raises(UserError, match="write option 'RR@1"):
         check_space(meta, SearchSpace(name="x", options={**options, "D2": ("RR@1+3",)}))
-    with pytest.raises(UserError, match="resnet_width 0\\.3 leaves"):
+    with pytest.raises(UserError, match=r"resnet_width 0\.3 leaves"):
         check_space(meta, SearchSpace(name="x", options={**options, "E1": ("R_w0.3",)}))
     with pytest.raises(UserError, match="has 2 levels, but the teacher's VAE has 4"):
         check_space(meta, SearchSpace(name="x", options={**options, "VE": ("8x1.8x1",)}), small_vae)
