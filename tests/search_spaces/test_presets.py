@@ -82,12 +82,13 @@ def test_vae_students(sd15: tuple[UNet2DConditionModel, AutoencoderKL]) -> None:
     student, tiny = joint.named("nanosd-student").options, joint.named("autoencoder-tiny").options
     with torch.device("meta"):
         built = {
-            (options[stage]): num_params(build_vae_stage(sd15[1], stage, options[stage], copy=False))
+            (stage, options[stage]): num_params(build_vae_stage(sd15[1], stage, options[stage], copy=False))
             for options in (student, tiny)
             for stage in ("VE", "VD")
         }
         reference = AutoencoderTiny()
-    assert built[student["VE"]] == 2_000_328
-    assert built[student["VD"]] == 1_333_315
-    assert tiny["VE"] == tiny["VD"]
-    assert built[tiny["VD"]] == num_params(reference.decoder)
+    assert built["VE", student["VE"]] == 2_000_328
+    assert built["VD", student["VD"]] == 1_333_315
+    # Mean and variance are 4 channels more than AutoencoderTiny's encoder gives, each 3 x 3 x 64 weights and a bias.
+    assert built["VE", tiny["VE"]] == num_params(reference.encoder) + 4 * (9 * 64 + 1)
+    assert built["VD", tiny["VD"]] == num_params(reference.decoder)

@@ -105,7 +105,8 @@ def alias_bomb(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (alias_bomb(20), "values with its aliases written out; a search space has at most 20,000"),
+        (alias_bomb(20), "with its aliases written out; a search space has at most 20,000, nested 16 deep"),
+        ("\n".join(["k0: &k0 [1]", *(f"k{i}: &k{i} [*k{i - 1}]" for i in range(1, 3000))]), "nested 17 deep"),
         ("<<: &a {x: 1}\n" + alias_bomb(9).replace("[", "{<<: [").replace("]", "]}"), "space.yaml:"),
         ("a: &a [*a]", "an alias contains itself"),
         ("a: " + "[" * 5000, "nested too deeply"),
