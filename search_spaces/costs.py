@@ -238,9 +238,9 @@ class CostTable:
             if stage not in (*VAE_STAGES, STEPS):
                 out += tables[stage].take(rows[:, column], axis=0)
         if self.space.is_pipeline:
-            once = slice(_MACS) if tables is self.sums else slice(0)  # parameters count once, whatever the steps
+            first = _MACS if tables is self.sums else 0  # the columns before are parameters, which no step adds to
             columns = {stage: column for column, stage in enumerate(self.space.stages)}
-            out[:, once.stop :] *= self._num_steps[rows[:, columns[STEPS]], None]
+            out[:, first:] *= self._num_steps[rows[:, columns[STEPS]], None]
             for stage in VAE_STAGES:
                 out += tables[stage].take(rows[:, columns[stage]], axis=0)
 

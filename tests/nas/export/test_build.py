@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STANDARD = "RA-RA-RA-none-RARA-RARA-RARA"
 STAGED = "RA-RR-R-none-RAR-RA-R@3"
+SLIM = "R_w0.5_sep-RA_w0.5_f0.5_h0.5_self-RR_w0.5-RR.RAR.RRR-RRA_h0.5_cross-RA_h0.5-RA@3"
 TINY = "8x1.12x2.4x1.16x1"
 PIPELINE = f"{STAGED}-{TINY}-teacher-2"
 
@@ -45,7 +46,7 @@ def load(home: str, folder: Path) -> Any:
     return getattr(import_module(module), name).from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", [STANDARD, STAGED])
+@pytest.mark.parametrize("name", [STANDARD, STAGED, SLIM])
 def test_the_unet_on_disk_is_the_candidate(teacher: Teacher, tmp_path: Path, name: str) -> None:
     candidate = Candidate.from_id(name)
     built = build_candidate(teacher, candidate, tmp_path / "out")
