@@ -124,6 +124,7 @@ def profile(
                 "at most": None if b.cost is None else written(b.cost, b.limit),
                 "candidates within": candidates_within(b),
                 "share": share_within(b, found.num_candidates),
+                "candidate": b.example,
             }
             for b in found.budgets
         ]
