@@ -18,6 +18,8 @@ from search_spaces.vae_option import STEPS, TEACHER, VAE_DECODER, VAE_ENCODER
 
 Indices = NDArray[np.int64]
 MAX_ENUMERATED = 20_000_000
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # files are named after spaces: nothing in it leads to another folder
+MAX_NAME = 100
 _BLOCK = 4096  # rows at a time, which stay in the processor's cache
 
 
@@ -35,8 +37,8 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, use_attribute_docstrings=True)
 
-    name: str = Field(min_length=1)
-    """Name of the search space."""
+    name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
+    """Name of the search space: letters, digits, ``_``, ``.`` and ``-``, the first a letter or digit."""
     description: str = ""
     """One line for people."""
     choices: dict[str, StageChoices] = Field(alias="options")
