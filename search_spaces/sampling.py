@@ -60,7 +60,7 @@ def mutate(space: SearchSpace, matrix: Indices, rng: np.random.Generator, rate: 
     """
     if not 0 < rate <= 1:
         raise UserError(f"mutation rate {rate:g} is no probability; legal are rates above 0 and up to 1")
-    columns, sizes = np.array(matrix, dtype=np.int64), np.array(space.sizes)
+    columns, sizes = space.checked(matrix).astype(np.int64), np.array(space.sizes)
     free = np.flatnonzero(sizes > 1)
     if not len(free) or not len(columns):
         return space.canonical(columns)

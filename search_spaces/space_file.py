@@ -116,8 +116,8 @@ def _explained(problem: Any, model: type[BaseModel]) -> str:
         return "is empty; give at least one"
     if problem["loc"] == ("name",) and isinstance(problem["input"], str):
         return (
-            f"{shown} is not legal; legal are up to {MAX_NAME} letters, digits, '_', '.' and '-', the first a letter or "
-            "digit: files are named after it"
+            f"{shown} is not legal; legal are up to {MAX_NAME} letters, digits, '_', '.' and '-', the first a letter "
+            "or digit: files are named after it"
         )
     key = next((part for part in problem["loc"] if part in _LEGAL), None)
     return f"{shown} is not legal; {_LEGAL[key] if key else message.replace('input should be', 'legal is')}"

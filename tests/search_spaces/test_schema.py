@@ -92,5 +92,5 @@ def test_reader_and_schema_agree_on_names(name: str, legal: bool) -> None:
     if legal:
         assert parse_space("a.yaml", yaml.safe_dump(data, sort_keys=False)).name == name
     else:
-        with pytest.raises(UserError, match="a.yaml:1: name: "):
+        with pytest.raises(UserError, match=r"a\.yaml:1: name: "):
             parse_space("a.yaml", yaml.safe_dump(data, sort_keys=False))
