@@ -303,13 +303,6 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return f"{', '.join(names[:most])} and {len(names) - most:,} more"
 
 
-def preset_names() -> tuple[str, ...]:
-    """Names of the search spaces that come with the package; see :mod:`search_spaces.space_file`."""
-    from search_spaces import space_file
-
-    return space_file.preset_names()
-
-
 def load_space(name_or_path: str) -> SearchSpace:
     """A preset by name, or a search space from a YAML file; see :mod:`search_spaces.space_file`."""
     from search_spaces import space_file
