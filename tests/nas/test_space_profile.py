@@ -18,7 +18,8 @@ from search_spaces.candidate import Candidate
 from search_spaces.costs import CostTable
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 TINY = {"kind": ["teacher", "tiny"], "width": [[8, 16]] * 4, "depth": [[1], [1, 2], [1], [1]]}
 OPTIONS = {

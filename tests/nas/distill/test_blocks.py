@@ -8,7 +8,8 @@ from nas.distill.blocks import distill_blocks, load_blocks, read_results, save_r
 from nas.distill.features import relative_loss, stage_context, teacher_targets, upsampled_size
 from nas.distill.settings import DistillSettings
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 from search_spaces.surgery import assemble, build_stage, teacher_candidate
 
 SETTINGS = DistillSettings(steps=6, batch_size=4, checkpoint_every=2, learning_rate=1e-3)
