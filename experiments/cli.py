@@ -13,7 +13,7 @@ from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.space_command import space_app
-from experiments.space_profile import profile
+from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
