@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 from search_spaces.vae_option import STEPS, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
 _BEYOND_UNET = (*VAE_STAGES, STEPS)
 PIPELINE_STAGES = (*UNET_STAGES, *_BEYOND_UNET)
 _SEPARATOR = "-"
+MAX_SHOWN = 240
+"""Characters of an id that a message shows: all of any but a pathological one."""
+
+_JSON_FORM = 'write {"options": {"E1": "RA", ...}}'
 
 
 class Candidate(BaseModel):
@@ -61,8 +65,8 @@ class Candidate(BaseModel):
             stages = PIPELINE_STAGES if len(names) == len(PIPELINE_STAGES) else UNET_STAGES
         if len(names) != len(stages) or not all(names):
             raise UserError(
-                f"candidate {text!r} has {len(names)} options; legal is one per stage {_SEPARATOR.join(stages)}, "
-                "such as RARA-RA-R-none-RARA-RR-R"
+                f"candidate {shown(text, MAX_SHOWN)} has {len(names)} options; legal is one per stage "
+                f"{_SEPARATOR.join(stages)}, such as RARA-RA-R-none-RARA-RR-R"
             )
         return cls(options=dict(zip(stages, names, strict=True)))
 
@@ -71,12 +75,16 @@ class Candidate(BaseModel):
         """Read the JSON of :meth:`to_json`.
 
         Raises:
-            UserError: not JSON, or not a mapping of stage to option name under ``options``.
+            UserError: not JSON, a key given twice, or not a mapping of stage to option name under ``options``.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"candidate is not JSON: {error}; write {{'options': {{'E1': 'RA', ...}}}}") from None
+            data = json.loads(text, object_pairs_hook=_without_repeats)
+        except UserError:
+            raise
+        except RecursionError:
+            raise UserError(f"candidate is not JSON: nested too deeply; {_JSON_FORM}") from None
+        except ValueError as error:  # not JSON, or a number of too many digits
+            raise UserError(f"candidate is not JSON: {error}; {_JSON_FORM}") from None
         options = data.get("options") if isinstance(data, Mapping) else None
         if not isinstance(options, Mapping) or not all(isinstance(v, str) for v in options.values()):
             raise UserError("candidate JSON must be an object with 'options' mapping each stage to an option name")
@@ -89,7 +97,7 @@ class Candidate(BaseModel):
     def replace(self, stage: str, option: str) -> Candidate:
         """The same candidate with another option in one stage."""
         if stage not in self.options:
-            raise UserError(f"unknown stage {stage!r}; this candidate has {', '.join(self.options)}")
+            raise UserError(f"unknown stage {shown(stage)}; this candidate has {', '.join(self.options)}")
         return Candidate(options={**self.options, stage: option})
 
     def __hash__(self) -> int:
@@ -97,3 +105,12 @@ class Candidate(BaseModel):
 
     def __str__(self) -> str:
         return self.id
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise UserError(f"candidate JSON gives key {shown(key)} twice; give it once")
+        found[key] = value
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.budgets import SOLVER_SECONDS, BudgetedSampler, Cost, Least, unmet
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 from search_spaces.space import Indices, SearchSpace
 
 MAX_ENUMERATED = 1_000_000
@@ -39,20 +40,35 @@ def sample_within(
         solver_seconds: how long, in all, a solver may look for a first candidate where drawing finds none.
 
     Raises:
-        UserError: a budget without a cost, or budgets that no candidate meets, with what can be reached. Where the
-            space is not listed, that is certain only if the costs that add up rule it out; else the error says that
-            none was found, and why that is not certain (the solver's time, or costs that do not add up).
+        UserError: a budget without a cost or that is no number, or budgets that no candidate meets, with what can be
+            reached. Where the space is not listed, that is certain only if the costs that add up rule it out; else
+            the error says that none was found, and why that is not certain (the solver's time, or costs that do not
+            add up).
     """
     for name in budgets:
         if name not in costs:
-            raise UserError(f"budget {name!r} has no cost; legal are {', '.join(costs) or 'none'}")
-        if np.isnan(budgets[name]):
-            raise UserError(f"budget {name} is nan; give the largest legal value")
-    limits = {name: float(value) for name, value in budgets.items() if value != np.inf}
+            raise UserError(f"budget {shown(name)} has no cost; legal are {', '.join(costs) or 'none'}")
+    if not _is_whole(num) or num < 0:
+        raise UserError(f"num is {shown(num)}; legal are whole numbers from 0")
+    limits = {name: limit for name, value in budgets.items() if (limit := _limit(name, value)) != np.inf}
     asked = {name: costs[name] for name in limits}
     if space.num_candidates <= max_enumerated:
         return _from_list(space, asked, limits, rng, num)
     return BudgetedSampler(space, asked, limits, solver_seconds).sample(rng, num)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral)
+
+
+def _limit(name: str, value: object) -> float:
+    try:
+        limit = float(value) if isinstance(value, Real) else np.nan
+    except OverflowError:  # Python's integers have no end
+        limit = np.nan
+    if np.isnan(limit) or limit == -np.inf:
+        raise UserError(f"budget {name} is {shown(value)}; give the largest legal value, a number, or inf for none")
+    return limit
 
 
 def mutate(space: SearchSpace, matrix: Indices, rng: np.random.Generator, rate: float) -> Indices:

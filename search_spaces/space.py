@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from search_spaces.candidate import Candidate
+from search_spaces.candidate import MAX_SHOWN, Candidate
 from search_spaces.decisions import Decision, StageChoices, StageTable, stage_table
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 from search_spaces.vae_option import STEPS, TEACHER, VAE_DECODER, VAE_ENCODER
 
 Indices = NDArray[np.int64]
@@ -43,7 +43,9 @@ class SearchSpace(BaseModel):
     """One line for people."""
     choices: dict[str, StageChoices] = Field(alias="options")
     """What may be chosen, by stage in the order of the data: E1, ..., deep, ..., D1, then VE, VD, steps."""
-    candidates: dict[str, str] = Field(default_factory=dict)
+    candidates: dict[Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME)], str] = Field(
+        default_factory=dict
+    )
     """Named candidates (hand-made layouts): name to candidate id."""
 
     @model_validator(mode="before")
@@ -120,7 +122,7 @@ class SearchSpace(BaseModel):
         """
         if name not in self.candidates:
             known = ", ".join(self.candidates) or "none"
-            raise UserError(f"search space {self.name!r} names no candidate {name!r}; legal are: {known}")
+            raise UserError(f"search space {self.name!r} names no candidate {shown(name)}; legal are: {known}")
         candidate = Candidate.from_id(self.candidates[name], self.stages)
         self.encode(candidate)
         return candidate
@@ -133,14 +135,14 @@ class SearchSpace(BaseModel):
         """
         if tuple(candidate.options) != self.stages:
             raise UserError(
-                f"candidate {candidate.id!r} has stages {' '.join(candidate.options)}; "
+                f"candidate {shown(candidate.id, MAX_SHOWN)} has stages {' '.join(candidate.options)}; "
                 f"search space {self.name!r} has {' '.join(self.stages)}"
             )
         rows = []
         for stage, name in candidate.options.items():
             if name not in self.options[stage]:
                 raise UserError(
-                    f"option {name!r} of stage {stage} is not in search space {self.name!r}; "
+                    f"option {shown(name)} of stage {stage} is not in search space {self.name!r}; "
                     f"legal are {listed(self.options[stage])}"
                 )
             rows.append(self.options[stage].index(name))
@@ -161,7 +163,7 @@ class SearchSpace(BaseModel):
         vector = [int(i) for i in indices]
         if len(vector) != len(self.sizes) or any(not 0 <= i < n for i, n in zip(vector, self.sizes, strict=False)):
             raise UserError(
-                f"index vector {vector} is outside search space {self.name!r} with sizes {list(self.sizes)}"
+                f"index vector {shown(vector)} is outside search space {self.name!r} with sizes {list(self.sizes)}"
             )
         rows = self.stage_rows(np.array([vector], dtype=np.int64))[0]
         return Candidate(options={s: self.options[s][i] for s, i in zip(self.stages, rows, strict=True)})
