@@ -83,8 +83,10 @@ class Candidate(BaseModel):
             raise
         except RecursionError:
             raise UserError(f"candidate is not JSON: nested too deeply; {_JSON_FORM}") from None
-        except ValueError as error:  # not JSON, or a number of too many digits
+        except json.JSONDecodeError as error:
             raise UserError(f"candidate is not JSON: {error}; {_JSON_FORM}") from None
+        except ValueError:  # what Python raises for whole numbers of thousands of digits
+            raise UserError(f"candidate is not JSON: a number has too many digits; {_JSON_FORM}") from None
         options = data.get("options") if isinstance(data, Mapping) else None
         if not isinstance(options, Mapping) or not all(isinstance(v, str) for v in options.values()):
             raise UserError("candidate JSON must be an object with 'options' mapping each stage to an option name")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from search_spaces.errors import UserError, shown
+from search_spaces.errors import UserError, shortened, shown
 from search_spaces.options import DEEP, NONE, check_word, side_of
 from search_spaces.stage_option import MIN_RATIO, Attention, Conv, Internals, check_ratio, option_text, split_option
 from search_spaces.vae_option import (
@@ -147,7 +147,8 @@ def stage_table(stage: str, choices: tuple[str, ...] | UNetDecisions | VaeDecisi
     if isinstance(choices, VaeDecisions):
         if stage not in VAE_STAGES:
             raise UserError(
-                f"{shown(stage)}: kind, width and depth are decisions of VE and VD; a U-Net stage has word and others"
+                f"{shortened(stage)}: kind, width and depth are decisions of VE and VD; a U-Net stage has "
+                "word and others"
             )
         return _vae_table(stage, choices)
     if stage in VAE_STAGES or stage == STEPS:

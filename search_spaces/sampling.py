@@ -108,7 +108,7 @@ def _from_list(
     for start in range(0, space.num_candidates, _CHUNK):
         ranks = np.arange(start, min(start + _CHUNK, space.num_candidates))
         matrix = space.unrank(ranks)
-        values = {name: np.asarray(costs[name](matrix)) for name in limits}
+        values = {name: np.asarray(costs[name](matrix), dtype=np.float64) for name in limits}
         good = {name: values[name] <= limit for name, limit in limits.items()}
         for name in limits:
             others = np.logical_and.reduce([good[other] for other in limits if other != name], initial=True)

@@ -38,6 +38,7 @@ _LEGAL = {
     "heads": _RATIOS,
     "width": "legal are lists of whole numbers from 1 to 9999, one list a level",
     "depth": "legal are lists of whole numbers from 1 to 99, one list a level",
+    STEPS: "legal are whole numbers from 1 to 1000",
 }
 _FORMS: dict[str, type[BaseModel]] = {
     UNET_FORM: UNetDecisions,
@@ -130,7 +131,8 @@ def _of_form(options: Any, problems: Sequence[Any]) -> Iterator[tuple[Loc, str]]
         form = next((part for part in problem["loc"] if part in _FORMS), None)
         model = _FORMS[str(form)] if form else SearchSpace
         path = [part for part in problem["loc"] if part not in (*_FORMS, "list of options", "[key]")]
-        named = [str(part) for part in path if isinstance(part, str)]
+        # A key that is itself wrong is shown by what is said of it.
+        named = [str(part) for part in (path[:-1] if problem["loc"][-1] == "[key]" else path) if isinstance(part, str)]
         key = ".".join(named[1:] if len(named) > 1 and named[0] == "options" else named)
         yield path, f"{shortened(key)}: {_explained(problem, model)}"
 
@@ -193,7 +195,7 @@ def _explained(problem: Any, model: type[BaseModel]) -> str:
             f"{value} is not legal; legal are up to {MAX_NAME} letters, digits, '_', '.' and '-', the first a letter "
             f"or digit{why}"
         )
-    key = next((part for part in loc if part in _LEGAL), None)
+    key = next((part for part in loc if part in _LEGAL and loc[0] == "options"), None)
     if key is not None:
         if _LEGAL[key] is _RATIOS and isinstance(given, str):
             with suppress(ValueError):
@@ -212,20 +214,22 @@ def _of_sense(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 def _of_stages(options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     if not options:
         yield ("options",), "options: has no stages; give E1, deep, D1 and so on, as in the presets"
+    problems: list[tuple[Loc, str]] = []
     for stage, given in options.items():
         choices = _CHOICES.validate_python(given)
         try:
             stage_table(stage, choices)
         except UserError as error:
-            yield from _pinpointed(stage, choices, str(error))
-    if options:
-        yield from _of_order(tuple(options))
+            problems += _pinpointed(stage, choices, str(error))
+    # Stages that are missing may be among those that are misspelt.
+    yield from problems or (_of_order(tuple(options)) if options else ())
 
 
 def _pinpointed(stage: str, choices: Any, message: str) -> Iterator[tuple[Loc, str]]:
     """The values of a stage that are wrong by themselves; the whole stage where each by itself is right."""
     found = False
-    for key, values in [(None, choices)] if isinstance(choices, tuple) else choices:
+    pairs = [] if isinstance(choices, tuple) else [*choices]
+    for key, values in pairs or [(None, choices)]:
         if key not in (None, "word"):
             continue
         for number, value in enumerate(values):
@@ -236,7 +240,8 @@ def _pinpointed(stage: str, choices: Any, message: str) -> Iterator[tuple[Loc, s
                 found = True
                 yield (("options", stage, number) if key is None else ("options", stage, key, number)), str(error)
     if not found:
-        yield ("options", stage), message
+        key = next((key for key, _ in pairs if message.startswith(f"{stage}.{key}")), None)
+        yield ("options", stage) if key is None else ("options", stage, key), message
 
 
 def _of_order(stages: tuple[str, ...]) -> Iterator[tuple[Loc, str]]:
@@ -249,7 +254,7 @@ def _of_order(stages: tuple[str, ...]) -> Iterator[tuple[Loc, str]]:
     numbers = range(1, levels + 1)
     legal = [*(f"E{i}" for i in numbers), DEEP, *(f"D{i}" for i in reversed(numbers))]
     if not levels:
-        yield ("options",), f"options: stages are {' '.join(stages)}; legal are E1, ..., {DEEP}, ..., D1, E1 at least"
+        yield ("options",), f"options: stages are {' '.join(stages)}; a U-Net has E1, {DEEP} and D1 at least"
     elif unet != legal:
         yield ("options",), f"options: stages are {' '.join(unet)}; legal is {' '.join(legal)}, in that order"
 

@@ -74,14 +74,14 @@ def stage_costs(
     size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
     traces = LayerTraces()
     meta = meta_copy(unet)
-    with _normalised("the teacher itself", size, batch):
+    with _room_to_normalise("the teacher itself", size, batch):
         calls, head = _head(meta, size, num_tokens, batch)
 
     def unet_stage(stage: str, name: str) -> StageCost:
         option = parse_option(meta, stage, name)
         call = calls[stage]
         module = build_stage(meta, stage, option.word.text, copy=False)
-        with _normalised(f"{stage}: option {name!r}", size, batch):
+        with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
             cost = traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
         # Stages add up because every option lays out its outputs as the teacher does, whose calls these are.
         assert cost.contiguous, f"{stage}: the outputs of {name!r} are not contiguous"
@@ -100,7 +100,7 @@ def stage_costs(
                 module = build_vae_stage(vae_meta, stage, name, copy=False)
             else:
                 module = tiny_vae_stage(vae_meta, stage, levels, traces.make)
-            with _normalised(f"{stage}: option {name!r}", size, batch):
+            with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
                 return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
 
         options |= {s: [vae_stage(s, name) for name in space.options[s]] for s in VAE_STAGES}
@@ -110,7 +110,7 @@ def stage_costs(
 
 
 @contextmanager
-def _normalised(what: str, size: tuple[int, int], batch: int) -> Iterator[None]:
+def _room_to_normalise(what: str, size: tuple[int, int], batch: int) -> Iterator[None]:
     """Turn PyTorch's refusal of norm groups that hold a single value into one line."""
     try:
         yield

@@ -46,7 +46,8 @@ class _Loader(yaml.SafeLoader):
         except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML lets through whatever int(), datetime() and the like raise
-            problem = f"{str(node.value)[:40]!r} cannot be read ({error}); put it in quotes if it is text"
+            reason = "too many digits" if "digits" in str(error) else error  # Python's own advice is for programmers
+            problem = f"{str(node.value)[:40]!r} cannot be read ({reason}); put it in quotes if it is text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 

@@ -67,10 +67,16 @@ def test_wrong_candidates_are_one_line() -> None:
         (lambda: Candidate.from_id("RA-RA"), "has 2 options"),
         (lambda: Candidate.from_json("{"), "not JSON"),
         (lambda: Candidate.from_json('{"options": 3}'), "must be an object"),
+        (lambda: Candidate.from_json("[" * 200_000), "nested too deeply"),
+        (lambda: Candidate.from_json("9" * 5_000), "too many digits"),
+        (lambda: Candidate.from_json('{"options": {"E1": "R", "E1": "RA"}}'), "gives key 'E1' twice"),
+        (lambda: Candidate.from_id("R" * 200_000), r"'R+\.\.\.R+' has 1 options"),
+        (lambda: space.named("x" * 200_000), r"names no candidate 'x+\.\.\.x+'"),
     ):
         with pytest.raises(UserError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
