@@ -86,10 +86,9 @@ def new(
     quiet()
     from nas.teacher import load_shapes
     from search_spaces.starting_space import starting_space
-    from search_spaces.vae import num_vae_levels
 
     unet, vae = load_shapes(teacher)
-    text = starting_space(unet, num_vae_levels(vae), out.stem if out else Path(teacher).name)
+    text = starting_space(unet, vae, out.stem if out else Path(teacher).name)
     if out is None:
         print(text, end="")
         return
