@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from search_spaces.errors import UserError
-from search_spaces.vae_option import STEPS, VAE_STAGES
+from search_spaces.vae_option import STEPS, TEACHER, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
 _BEYOND_UNET = (*VAE_STAGES, STEPS)
@@ -62,7 +62,7 @@ class Candidate(BaseModel):
         if len(names) != len(stages) or not all(names):
             raise UserError(
                 f"candidate {text!r} has {len(names)} options; legal is one per stage {_SEPARATOR.join(stages)}, "
-                "such as RARA-RA-R-none-RARA-RR-R"
+                f"such as {_example(names, stages)}"
             )
         return cls(options=dict(zip(stages, names, strict=True)))
 
@@ -97,3 +97,12 @@ class Candidate(BaseModel):
 
     def __str__(self) -> str:
         return self.id
+
+
+def _example(names: list[str], stages: tuple[str, ...]) -> str:
+    """An id with one option for each stage; the given options of a U-Net with those of the teacher's pipeline."""
+    example = {"deep": "none", **dict.fromkeys(VAE_STAGES, TEACHER), STEPS: "1"}
+    unet = [stage for stage in stages if stage not in _BEYOND_UNET]
+    if len(names) == len(unet) and all(names):
+        example |= dict(zip(unet, names, strict=True))
+    return _SEPARATOR.join(example.get(stage, "RA") for stage in stages)
