@@ -166,8 +166,8 @@ def _pipelines(named: Mapping[str, str], levels: Sequence[tuple[list[int], list[
     """The named candidates as those of a space with decisions on VAE and steps, commented."""
     tiny = vae_text([TinyLevel(widths[-1], depths[-1]) for widths, depths in levels])
     return [
-        "  # With VE, VD or steps: these in place of those above. Their last three options are of VE, VD and steps; where VE",
-        f"  # or VD stays a comment, its option is {TEACHER}.",
+        "  # With VE, VD or steps: these in place of those above. Their last three options are of VE, VD and steps;",
+        f"  # where VE or VD stays a comment, its option is {TEACHER}.",
         f"  # teacher: {named['teacher']}-{TEACHER}-{TEACHER}-1",
         f"  # smallest: {named['smallest']}-{tiny}-{tiny}-1",
     ]

@@ -76,8 +76,8 @@ def test_it_fits_its_teacher(name: str) -> None:
 
 
 def with_vae(text: str, *stages: str) -> str:
-    """Take the # away from VE, VD or steps and from the named candidates that then fit, the others' in front of them."""
-    text = re.sub(r"^  (teacher|smallest): ", r"  # \1: ", text.replace("  # teacher: ", "  teacher: "), flags=re.M)
+    """Take the # away from VE, VD or steps, and exchange the named candidates as the file says."""
+    text = re.sub(r"^  (teacher|smallest): ", r"  # \1: ", text, flags=re.MULTILINE)
     text = re.sub(r"^  # ((?:teacher|smallest): \S+-1)$", r"  \1", text, flags=re.MULTILINE)
     for stage in stages:
         text = re.sub(
