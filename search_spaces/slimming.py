@@ -26,6 +26,7 @@ from search_spaces.layers import (
     TransformerLayer,
     add_bias,
     depthwise_conv2d,
+    draw_weights,
     pointwise_conv2d,
     shallow,
     take_channels,
@@ -54,6 +55,7 @@ def slim_resnet(
     internals: Internals,
     selection: Selection = Selection.IMPORTANCE,
     temb: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> ResnetBlock2D:
     """A ResNet block with fewer hidden channels, separable convolutions, or both.
 
@@ -65,6 +67,7 @@ def slim_resnet(
         block: (B, C_in, H, W) and time embedding to (B, C_out, H, W), on any device including ``meta``.
         internals: ``resnet_width`` and ``conv`` are read.
         temb: time embeddings (T, D) of timesteps spread over the schedule, which tell importance better.
+        generator: on the CPU, of ``Selection.RANDOM``; ``None``: a new one of seed 0.
 
     Raises:
         UserError: a width that the groups do not divide.
@@ -94,7 +97,7 @@ def slim_resnet(
         )
     if internals.conv is Conv.SEPARABLE:
         slim = shallow(slim, conv1=_separable(slim.conv1), conv2=_separable(slim.conv2))
-    return _initialised(slim, block, selection)
+    return _initialised(slim, block, selection, generator)
 
 
 def _separable(conv: nn.Conv2d) -> SeparableConv2d:
@@ -116,7 +119,10 @@ def _separable(conv: nn.Conv2d) -> SeparableConv2d:
 
 
 def slim_attention(
-    block: Transformer2DModel, internals: Internals, selection: Selection = Selection.IMPORTANCE
+    block: Transformer2DModel,
+    internals: Internals,
+    selection: Selection = Selection.IMPORTANCE,
+    generator: torch.Generator | None = None,
 ) -> Transformer2DModel:
     """A transformer block with fewer feed-forward units, fewer heads, or one kind of attention only.
 
@@ -125,6 +131,7 @@ def slim_attention(
     Args:
         block: (B, C, H, W) and text context to (B, C, H, W), on any device including ``meta``.
         internals: ``ff_width``, ``heads`` and ``attention`` are read.
+        generator: as for :func:`slim_resnet`.
 
     Raises:
         UserError: a share that leaves no whole number of units or heads.
@@ -142,7 +149,8 @@ def slim_attention(
             else:
                 proj_in = add_bias(proj_in, moved)
         layers.append(_slim_layer(layer, internals, selection))
-    return _initialised(shallow(block, proj_in=proj_in, transformer_blocks=nn.ModuleList(layers)), block, selection)
+    slim = shallow(block, proj_in=proj_in, transformer_blocks=nn.ModuleList(layers))
+    return _initialised(slim, block, selection, generator)
 
 
 def _slim_layer(layer: BasicTransformerBlock, internals: Internals, selection: Selection) -> nn.Module:
@@ -208,20 +216,24 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
 
 
 def slim_layers(
-    stage: Any, internals: Internals, selection: Selection = Selection.IMPORTANCE, temb: Tensor | None = None
+    stage: Any,
+    internals: Internals,
+    selection: Selection = Selection.IMPORTANCE,
+    temb: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Slim every layer of a stage, or of a middle block, in place: its lists of layers change, not the layers given.
 
     Args:
         stage: a module with ``resnets`` (a list) and ``attentions`` (a list or a dictionary) of its own.
-        internals, selection, temb: as for :func:`slim_resnet` and :func:`slim_attention`.
+        internals, selection, temb, generator: as for :func:`slim_resnet` and :func:`slim_attention`.
     """
     attentions = stage.attentions
     keys = attentions.keys() if isinstance(attentions, nn.ModuleDict) else range(len(attentions))
     for index, resnet in enumerate(stage.resnets):
-        stage.resnets[index] = slim_resnet(resnet, internals, selection, temb)
+        stage.resnets[index] = slim_resnet(resnet, internals, selection, temb, generator)
     for key in list(keys):
-        attentions[key] = slim_attention(attentions[key], internals, selection)
+        attentions[key] = slim_attention(attentions[key], internals, selection, generator)
 
 
 def kept_parts(decision: str, ratio: float, total: int, groups: int) -> int:
@@ -272,12 +284,16 @@ def _more(layers: Any, index: int, bias: Tensor) -> nn.ModuleList:
     return nn.ModuleList(new)
 
 
-def _initialised(slim: M, block: M, selection: Selection) -> M:
+def _initialised(slim: M, block: M, selection: Selection, generator: torch.Generator | None) -> M:
     """Layers that are not the block's own set to PyTorch's initial values, if selection is random."""
     if selection is Selection.RANDOM:
+        generator = generator or torch.Generator().manual_seed(0)
         inherited = {id(module) for module in block.modules()}
         for module in slim.modules():
-            layer: Any = module
-            if id(module) not in inherited and hasattr(module, "reset_parameters"):
-                layer.reset_parameters()
+            if id(module) in inherited:
+                continue
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                draw_weights(module, generator)
+            elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+                module.reset_parameters()
     return slim

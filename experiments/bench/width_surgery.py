@@ -55,8 +55,6 @@ def measure(teacher: Teacher, num_images: int, seed: int = 0, kinds: Sequence[st
         seed: of crops, timesteps, noise and random initialisation.
         kinds: internals, as they are written after a word.
     """
-    import torch
-
     from search_spaces.slimming import Selection
     from search_spaces.surgery import build_stage, parse_option, teacher_candidate
 
@@ -70,9 +68,7 @@ def measure(teacher: Teacher, num_images: int, seed: int = 0, kinds: Sequence[st
                 continue  # a width that this stage's groups or heads do not divide
             errors = {}
             for selection in Selection:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
-                    module = build_stage(teacher.unet, stage, option, copy=False, selection=selection)
+                module = build_stage(teacher.unet, stage, option, copy=False, selection=selection, seed=seed)
                 errors[selection] = _relative_error(module, record[stage])
             first = None if kind in _WITHOUT_FIRST else errors[Selection.FIRST]
             random = None if kind in _WITHOUT_RANDOM else errors[Selection.RANDOM]
