@@ -44,6 +44,8 @@ class Selection(Enum):
 
     IMPORTANCE = "importance"
     """The parts of greatest importance, the mean of the others moved into a bias."""
+    MAGNITUDE = "magnitude"
+    """The parts with the largest product of the norms of the weights that make and that read them, nothing moved."""
     FIRST = "first"
     """The first parts, nothing moved."""
     RANDOM = "random"
@@ -86,7 +88,8 @@ def slim_resnet(
             norm2 = with_weights(take_channels(block.norm2, keep), *hidden.norm_of(keep))
             conv2 = add_bias(take_inputs(block.conv2, keep), weight[:, dropped].sum((2, 3)) @ mean[dropped])
         else:
-            keep, _ = _best(torch.zeros(per_group, device=block.conv1.weight.device), num_kept // groups)
+            scores = _plain_scores(selection, block.conv1.weight, block.conv2.weight.transpose(0, 1))
+            keep, _ = _best(scores.view(per_group), num_kept // groups)
             norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
         slim = shallow(
             block,
@@ -176,10 +179,14 @@ def _slim_heads(attention: AttentionLayer, norm: nn.LayerNorm, ratio: float, sel
     num_kept = kept_parts("heads", ratio, attention.heads, 1)
     if num_kept == attention.heads:
         return attention
-    ranked = _ranks(selection, attention)
-    scores = head_energies(attention, norm) if ranked else torch.zeros(attention.heads, device=norm.weight.device)
-    keep, _ = _best(scores[None], num_kept)
     size = attention.inner_dim // attention.heads
+    if _ranks(selection, attention):
+        scores = head_energies(attention, norm)
+    else:
+        values, read = (weight.unflatten(0, (attention.heads, size)) for weight in
+                        (attention.to_v.weight, attention.to_out[0].weight.T))  # fmt: skip
+        scores = _plain_scores(selection, values, read)
+    keep, _ = _best(scores[None], num_kept)
     rows = (keep[:, None] * size + torch.arange(size, device=keep.device)).flatten()
     return shallow(
         attention,
@@ -207,7 +214,8 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
         keep, dropped = _best((variance * weight.square().sum(0))[None], num_kept)
         moved = weight[:, dropped] @ mean[dropped]
     else:
-        keep, _ = _best(torch.zeros(1, num_hidden, device=last.weight.device), num_kept)
+        scores = _plain_scores(selection, gated.proj.weight[:num_hidden], last.weight.T)
+        keep, _ = _best(scores[None], num_kept)
     # GEGLU's projection gives the values of all units, then their gates.
     proj = take_outputs(gated.proj, torch.cat([keep, keep + num_hidden]))
     last = take_inputs(last, keep)
@@ -263,6 +271,18 @@ def _legal(steps: int) -> str:
 def _ranks(selection: Selection, module: nn.Module) -> bool:
     """Whether importance decides: there is none to compute on the meta device, where the first parts stand for all."""
     return selection is Selection.IMPORTANCE and not next(module.parameters()).is_meta
+
+
+def _plain_scores(selection: Selection, made_by: Tensor, read_by: Tensor) -> Tensor:
+    """Scores (parts,) without a model of the data: equal ones, or magnitudes of the weights of each part.
+
+    Args:
+        selection: ``MAGNITUDE``, or any other for equal scores.
+        made_by, read_by: weights (parts, ...) that make each part, and that read it.
+    """
+    if selection is not Selection.MAGNITUDE or made_by.is_meta:
+        return torch.zeros(len(made_by), device=made_by.device)
+    return made_by.detach().flatten(1).norm(dim=1) * read_by.detach().flatten(1).norm(dim=1)
 
 
 def _best(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
