@@ -142,6 +142,18 @@ def draw_weights(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> No
         parameter.data.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
 
 
+def draw_new_weights(module: nn.Module, given: nn.Module, generator: torch.Generator) -> None:
+    """Set the layers of a module that another one does not have to torch's initial values."""
+    inherited = {id(layer) for layer in given.modules()}
+    for layer in module.modules():
+        if id(layer) in inherited:
+            continue
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            draw_weights(layer, generator)
+        elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
+            layer.reset_parameters()
+
+
 _NUM_OUTPUTS = {nn.Linear: "out_features", nn.Conv2d: "out_channels", nn.GroupNorm: "num_channels"}
 _NUM_INPUTS = {nn.Linear: "in_features", nn.Conv2d: "in_channels"}
 

@@ -20,13 +20,13 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError
-from search_spaces.importance import HiddenChannels, gated_moments, head_energies, mean_self_attention
+from search_spaces.importance import HiddenChannels, best_parts, gated_moments, head_energies, mean_self_attention
 from search_spaces.layers import (
     SeparableConv2d,
     TransformerLayer,
     add_bias,
     depthwise_conv2d,
-    draw_weights,
+    draw_new_weights,
     pointwise_conv2d,
     shallow,
     take_channels,
@@ -84,12 +84,12 @@ def slim_resnet(
             mean, variance = hidden.activated(block.nonlinearity)
             weight = block.conv2.weight.detach().double()
             scores = variance * weight.square().sum((0, 2, 3))
-            keep, dropped = _best(scores.view(per_group), num_kept // groups)
+            keep, dropped = best_parts(scores.view(per_group), num_kept // groups)
             norm2 = with_weights(take_channels(block.norm2, keep), *hidden.norm_of(keep))
             conv2 = add_bias(take_inputs(block.conv2, keep), weight[:, dropped].sum((2, 3)) @ mean[dropped])
         else:
             scores = _plain_scores(selection, block.conv1.weight, block.conv2.weight.transpose(0, 1))
-            keep, _ = _best(scores.view(per_group), num_kept // groups)
+            keep, _ = best_parts(scores.view(per_group), num_kept // groups)
             norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
         slim = shallow(
             block,
@@ -186,7 +186,7 @@ def _slim_heads(attention: AttentionLayer, norm: nn.LayerNorm, ratio: float, sel
         values, read = (weight.unflatten(0, (attention.heads, size)) for weight in
                         (attention.to_v.weight, attention.to_out[0].weight.T))  # fmt: skip
         scores = _plain_scores(selection, values, read)
-    keep, _ = _best(scores[None], num_kept)
+    keep, _ = best_parts(scores[None], num_kept)
     rows = (keep[:, None] * size + torch.arange(size, device=keep.device)).flatten()
     return shallow(
         attention,
@@ -211,11 +211,11 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
     if _ranks(selection, ff):
         mean, variance = gated_moments(norm, gated.proj)
         weight = last.weight.detach().double()
-        keep, dropped = _best((variance * weight.square().sum(0))[None], num_kept)
+        keep, dropped = best_parts((variance * weight.square().sum(0))[None], num_kept)
         moved = weight[:, dropped] @ mean[dropped]
     else:
         scores = _plain_scores(selection, gated.proj.weight[:num_hidden], last.weight.T)
-        keep, _ = _best(scores[None], num_kept)
+        keep, _ = best_parts(scores[None], num_kept)
     # GEGLU's projection gives the values of all units, then their gates.
     proj = take_outputs(gated.proj, torch.cat([keep, keep + num_hidden]))
     last = take_inputs(last, keep)
@@ -285,18 +285,6 @@ def _plain_scores(selection: Selection, made_by: Tensor, read_by: Tensor) -> Ten
     return made_by.detach().flatten(1).norm(dim=1) * read_by.detach().flatten(1).norm(dim=1)
 
 
-def _best(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
-    """Indices of the best ``num_kept`` of each group of scores (groups, parts a group), and of the others, rising.
-
-    Of equal scores the first is the better.
-    """
-    num_groups, size = scores.shape
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    offsets = torch.arange(num_groups, device=scores.device)[:, None] * size
-    kept, dropped = (part.sort(dim=1).values + offsets for part in (order[:, :num_kept], order[:, num_kept:]))
-    return kept.flatten(), dropped.flatten()
-
-
 def _more(layers: Any, index: int, bias: Tensor) -> nn.ModuleList:
     """The same list of layers, the one at ``index`` with another bias on its outputs."""
     new = list(layers)
@@ -307,13 +295,5 @@ def _more(layers: Any, index: int, bias: Tensor) -> nn.ModuleList:
 def _initialised(slim: M, block: M, selection: Selection, generator: torch.Generator | None) -> M:
     """Layers that are not the block's own set to PyTorch's initial values, if selection is random."""
     if selection is Selection.RANDOM:
-        generator = generator or torch.Generator().manual_seed(0)
-        inherited = {id(module) for module in block.modules()}
-        for module in slim.modules():
-            if id(module) in inherited:
-                continue
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                draw_weights(module, generator)
-            elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
-                module.reset_parameters()
+        draw_new_weights(slim, block, generator or torch.Generator().manual_seed(0))
     return slim
