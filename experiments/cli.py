@@ -296,7 +296,7 @@ def _closing(run_dir: Path, json: bool) -> None:
 
 def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
     from nas.run.context import check_unet_space
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     space, settings = load_space(recipe.space), recipe.calibration
     check_unet_space(space)

@@ -57,6 +57,8 @@ class BudgetCount:
         limit: largest value, ``None`` for all together.
         num_low, num_high: bounds of the number: equal where every candidate was looked at.
         certain: whether the bounds are certain (counted), or hold with 95 % confidence (a sample's, Wilson).
+        example: id of a candidate that meets it: of those looked at the one with most parameters, else one that was
+            searched for; ``None``: none was found.
     """
 
     cost: str | None
@@ -64,6 +66,7 @@ class BudgetCount:
     num_low: float
     num_high: float
     certain: bool
+    example: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class StageOptionCost:
     num_params: int
     num_macs: int
     latency_ms: float | None
+    is_teachers: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class SpaceProfile:
     """All that `nanosd space profile` says; see :func:`profile_space`."""
 
     space: str
+    is_pipeline: bool
     num_candidates: int
     num_looked_at: int
     precision: Precision
@@ -144,18 +149,19 @@ def profile_space(
         if name not in COSTS:
             raise UserError(f"budget on {name!r}: no such cost; legal are {', '.join(COSTS)}")
         if name == "latency_ms" and device is None:
-            raise UserError("budget on latency_ms: no device profile is given; give one, or drop the budget")
+            raise UserError("budget on latency_ms: no device profile is given; add --device, or drop the budget")
     counted = space.num_candidates <= MAX_COUNTED
     matrix = space.enumerate() if counted else space.sample(np.random.default_rng(seed), SAMPLE_SIZE)
     values = _costs(table, precision, device, matrix)
     return SpaceProfile(
         space=space.name,
+        is_pipeline=space.is_pipeline,
         num_candidates=space.num_candidates,
         num_looked_at=len(matrix),
         precision=precision,
         device=None if device is None else f"{device.device} ({device.runtime}, {device.precision})",
         ranges=tuple(_range(table, precision, device, name, values[name], counted) for name in values),
-        budgets=tuple(_budgets(table, precision, device, values, budgets or {}, counted)),
+        budgets=tuple(_budgets(table, precision, device, matrix, values, budgets or {})),
         stages=tuple(_shares(table, device)),
         options=tuple(_options(table, device)),
         kernel_macs=_kernel_macs(table),
@@ -227,11 +233,19 @@ def _budgets(
     table: CostTable,
     precision: Precision,
     device: DeviceProfile | None,
+    matrix: Indices,
     values: Mapping[str, Floats],
     budgets: Mapping[str, float],
-    counted: bool,
 ) -> list[BudgetCount]:
     total = table.space.num_candidates
+    counted = len(matrix) == total
+
+    def example(meets: NDArray[np.bool_], limits: Mapping[str, float]) -> str | None:
+        found = np.flatnonzero(meets)
+        if len(found):
+            return table.space.decode(matrix[found[np.argmax(values["num_params"][found])]]).id
+        return None if counted else _searched_for(table, precision, device, limits)
+
     found = []
     together = np.ones(len(next(iter(values.values()))), dtype=bool)
     for name, limit in budgets.items():
@@ -240,24 +254,46 @@ def _budgets(
         sums = [] if counted else _sums(table, precision, device, name)
         if sums:
             bounds = [count_within(stages, limit - base) for base, stages in sums]
-            found.append(BudgetCount(name, limit, sum(b[0] for b in bounds), sum(b[1] for b in bounds), True))
+            low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
+            found.append(BudgetCount(name, limit, low, high, True, example(meets, {name: limit})))
         else:
-            found.append(_of_sample(name, limit, meets, total, counted))
+            found.append(
+                BudgetCount(name, limit, *_of_sample(meets, total, counted), counted, example(meets, {name: limit}))
+            )
     if len(budgets) > 1:
-        found.append(_of_sample(None, None, together, total, counted))
+        bounds_of_all = _of_sample(together, total, counted)
+        found.append(BudgetCount(None, None, *bounds_of_all, counted, example(together, budgets)))
     return found
 
 
-def _of_sample(
-    cost: str | None, limit: float | None, meets: NDArray[np.bool_], total: int, counted: bool
-) -> BudgetCount:
+def _searched_for(
+    table: CostTable, precision: Precision, device: DeviceProfile | None, limits: Mapping[str, float]
+) -> str | None:
+    """Id of a candidate within limits that hardly any candidate is within."""
+    from functools import partial
+
+    from search_spaces.sampling import sample_within
+
+    def cost(name: str, matrix: Indices) -> Floats:
+        return _costs(table, precision, device, matrix)[name]
+
+    costs = {name: partial(cost, name) for name in limits}
+    try:
+        (found,) = sample_within(table.space, costs, limits, np.random.default_rng(0), 1)
+    except UserError:
+        return None
+    return table.space.decode(found).id
+
+
+def _of_sample(meets: NDArray[np.bool_], total: int, counted: bool) -> tuple[float, float]:
+    """Bounds of the number of candidates of which ``meets`` is a sample, or all."""
     hits = int(meets.sum())
     if counted:
-        return BudgetCount(cost, limit, hits, hits, True)
+        return hits, hits
     from scipy.stats import binomtest
 
     bounds = binomtest(hits, len(meets)).proportion_ci(0.95, method="wilson")
-    return BudgetCount(cost, limit, float(bounds.low) * total, float(bounds.high) * total, False)
+    return float(bounds.low) * total, float(bounds.high) * total
 
 
 def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float | None:
@@ -270,7 +306,14 @@ def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float |
 
 def _options(table: CostTable, device: DeviceProfile | None) -> list[StageOptionCost]:
     return [
-        StageOptionCost(stage, option, int(params), int(macs), _option_ms(device, stage, option))
+        StageOptionCost(
+            stage,
+            option,
+            int(params),
+            int(macs),
+            _option_ms(device, stage, option),
+            table.teacher_options[stage] == option,
+        )
         for stage in table.space.stages
         if stage != STEPS
         for option, params, macs in zip(

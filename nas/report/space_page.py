@@ -51,17 +51,18 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
         (False, True, True, True, True),
     )
     budgets = html.table(
-        ("budget", "at most", "candidates within", "share"),
+        ("budget", "at most", "candidates within", "share", "such as"),
         [
             [
                 html.text(budget_title(b)),
                 html.text(NONE if b.cost is None else written(b.cost, b.limit)),
                 html.text(candidates_within(b)),
                 html.text(share_within(b, profile.num_candidates)),
+                f"<code>{html.text(b.example)}</code>" if b.example else NONE,
             ]
             for b in profile.budgets
         ],
-        (False, True, True, True),
+        (False, True, True, True, False),
     )
     stages = html.table(
         (
@@ -105,7 +106,8 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
             html.section(
                 "options",
                 "Stage options",
-                "Each point is one option of one stage, run alone: what it saves, and on which axis.",
+                "Each point is one option of one stage, run alone: what it saves, and on which axis. Ringed is the "
+                "teacher's own; a stage that is dropped costs nothing and is not drawn.",
                 html.figure(stage_options(profile), "options"),
             ),
             html.section(
@@ -127,12 +129,20 @@ def between(low: int, high: int) -> str:
 
 
 def looked_at(profile: SpaceProfile) -> str:
-    """A sentence on which candidates the figures are of."""
+    """Sentences on what is counted, and which candidates the figures are of."""
+    pipeline = (
+        "Costs are of VAE encoder, U-Net once a step and VAE decoder; the teacher's of one step. "
+        if profile.is_pipeline
+        else ""
+    )
     if profile.counted:
-        return f"Every one of the {profile.num_candidates:,} candidates was looked at."
+        return f"{pipeline}Every one of the {profile.num_candidates:,} candidates was looked at."
     sampled = [title(r.cost) for r in profile.ranges if not r.ends_are_exact]
     ends = f" The ends of {' and '.join(sampled)} are the sample's, too; all others are exact." if sampled else ""
-    return f"Medians are of {profile.num_looked_at:,} candidates drawn uniformly from {profile.num_candidates:,}.{ends}"
+    return (
+        f"{pipeline}Medians are of {profile.num_looked_at:,} candidates drawn uniformly from "
+        f"{profile.num_candidates:,}.{ends}"
+    )
 
 
 def budget_title(budget: BudgetCount) -> str:

@@ -14,10 +14,12 @@ from latency_predictors.profile import DeviceProfile
 from latency_predictors.subjects import BASE, option_subject
 from nas.plots.space import stage_options, teacher_treemap
 from nas.space_profile import profile_space
+from search_spaces.candidate import Candidate
 from search_spaces.costs import CostTable
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 TINY = {"kind": ["teacher", "tiny"], "width": [[8, 16]] * 4, "depth": [[1], [1, 2], [1], [1]]}
 OPTIONS = {
@@ -100,6 +102,14 @@ def test_ends_of_a_sampled_space_are_exact(joint: CostTable, monkeypatch: pytest
     assert weights.certain and weights.num_low <= (values["weight_bytes"] <= tight).sum() <= weights.num_high < 20
     assert not memory.certain and memory.num_low < (values["peak_bytes"] <= peak).sum() < memory.num_high
     assert not together.certain and together.num_low == 0 < together.num_high
+    for budget in found.budgets:
+        limits = {b.cost: b.limit for b in found.budgets[:-1]} if budget.cost is None else {budget.cost: budget.limit}
+        meeting = (np.stack([values[cost] <= limit for cost, limit in limits.items()])).all(axis=0).any()
+        assert (budget.example is not None) == meeting
+        if budget.example is not None:
+            row = joint.space.encode(Candidate.from_id(budget.example, joint.space.stages))[None]
+            costs = joint.all_costs(row, Precision.W8A16)
+            assert all(costs[cost][0] <= limit for cost, limit in limits.items())
     assert found.ranges[0].teacher == joint.teacher.num_params
 
 
