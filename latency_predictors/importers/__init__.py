@@ -110,8 +110,8 @@ def read_all(
         for m in result.measurements:
             earlier = first.setdefault(duplicate_key(m), m)
             if earlier.provenance.sha256 != result.sha256:
-                also = f"{m.subject!r} is in {earlier.provenance.file} too (kept)"
-                lines.append(f"{result.source}, {RowFlag(m.provenance.row, also)}")
+                also = f"{m.subject!r} is in {earlier.provenance.file} too"
+                lines.append(f"{result.source}, {RowFlag(m.provenance.row, also, refused=False)}")
         measurements += result.measurements
     return measurements, lines
 

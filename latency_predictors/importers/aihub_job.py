@@ -42,7 +42,7 @@ class AiHubJobImporter:
             raise source.error(row, str(error)) from None
         layers = _read_layers(reading, job.get(_DETAIL))
         times_ms = _run_times(reading, summary.get("all_inference_times"))
-        reading.add(
+        kept = reading.add(
             row,
             subject=None,
             latency_ms=ms,
@@ -52,7 +52,7 @@ class AiHubJobImporter:
             layer_counts=layers,
             peak_memory_bytes=int(peak) if peak >= 0 else None,
         )
-        if not reading.measurements:
+        if not kept:
             return
         if layers is not None:
             remark_split(reading, row, layers, _DETAIL)

@@ -41,7 +41,8 @@ class AiHubPerfImporter:
             for component, detail in components.items:
                 metrics = detail.get("performance_metrics")
                 if metrics is None:
-                    reading.refuse(detail.line, f"{precision}.{component}: performance_metrics is missing")
+                    where = short(f"{precision}.{component}")[1:-1]
+                    reading.refuse(detail.line, f"{where}: performance_metrics is missing")
                     continue
                 for device, by_path in metrics.items:
                     for path, node in by_path.items:
@@ -70,8 +71,7 @@ def _read_path(reading: Reading, node: Node, keys: tuple[str, str, str, str]) ->
     if unit is not None and unit not in _UNITS:
         reading.refuse(row, f"{where}: primary_compute_unit is {short(unit)}; legal are {', '.join(_UNITS)}")
         return
-    known = len(reading.measurements)
-    reading.add(
+    kept = reading.add(
         row,
         subject=component,
         latency_ms=ms,
@@ -85,7 +85,7 @@ def _read_path(reading: Reading, node: Node, keys: tuple[str, str, str, str]) ->
         peak_memory_bytes=peak_bytes,
         job_id=_text(node.get("job_id")),
     )
-    if len(reading.measurements) > known and layers is not None:
+    if kept and layers is not None:
         remark_split(reading, row, layers, where)
 
 

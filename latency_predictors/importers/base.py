@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ Unit = Literal["s", "ms", "us"]
 MS_PER_UNIT: dict[Unit, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3}
 MAX_BYTES = 128 << 20
 _LEAST_MS, _MOST_MS = 1e-6, 8.64e7  # a nanosecond and a day: beyond them a figure is no latency
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Every pattern on a stranger's text is one that cannot try the same text in several ways.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class RowError(ValueError):
@@ -35,17 +37,15 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was read, once: what is parsed is what the SHA-256 was taken of."""
+    """A file as it was read, once: what is parsed is what the SHA-256 was taken of.
+
+    Lines of `text` end in "\\n", however they end in the file (Excel writes all three kinds).
+    """
 
     name: str
     stem: str
     sha256: str
     text: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Lines as editors count them: not str.splitlines, which ends one at a form feed too."""
-        return [line.removesuffix("\r") for line in self.text.split("\n")]
 
     def error(self, row: Row, reason: str) -> UserError:
         """The error of a file that cannot be read on."""
@@ -86,13 +86,16 @@ class Reading:
         self._source = source
         self._format = format
 
-    def add(self, row: Row, **stated: Any) -> None:
-        """A measurement with the fields that the file states (None: not stated); the facts are filled in."""
+    def add(self, row: Row, **stated: Any) -> bool:
+        """A measurement with the fields that the file states (None: not stated), the facts filled in.
+
+        Returns whether it was kept: a row that contradicts the facts, or has an illegal field, is refused.
+        """
         for name, known in self.facts.model_dump(exclude={"warm_up_runs"}).items():
             said = stated.get(name)
             if known is not None and said is not None and said != known:
                 self.refuse(row, f"{name} is {short(said)}, wanted is {known!r}")
-                return
+                return False
             stated[name] = known if said is None else said
         if stated["subject"] is None:
             stated["subject"] = self._source.stem
@@ -103,6 +106,8 @@ class Reading:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             self.refuse(row, f"{field} is {short(first['input'])}: {first['msg']}")
+            return False
+        return True
 
     def refuse(self, row: Row, reason: str) -> None:
         """Leaves the row out and says why."""
@@ -120,20 +125,25 @@ def load(path: Path) -> Source:
         raise UserError(f"measurement file {str(path)!r}: there is no such file; give the file that the tool wrote")
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            large = os.fstat(file.fileno()).st_size > MAX_BYTES
+            data = b"" if large else file.read(MAX_BYTES + 1)  # the limit again: a log may still grow
     except OSError as error:
         raise UserError(f"measurement file {str(path)!r}: {error.strerror}; give a file that can be read") from None
-    if len(data) > MAX_BYTES:
+    if large or len(data) > MAX_BYTES:
         raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB; profile fewer runs, or split the file by rows")
     try:
-        text = data.decode("utf-8-sig")
+        text = _unix(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
+        row = _unix(error.object[: error.start].decode()).count("\n") + 1
         raise UserError(f"{name}, row {row}: not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{name}, row {row}: a NUL character, so this is no text; save the file as UTF-8")
     return Source(name, path.stem, hashlib.sha256(data).hexdigest(), text)
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def number(value: object, what: str) -> float:

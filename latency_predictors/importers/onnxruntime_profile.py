@@ -94,7 +94,7 @@ class OnnxRuntimeProfileImporter:
         counts = Counter(k.provider for k in {(k.name, k.op_type): k for k in kernels}.values())
         layers = _layers(counts)
         row = counted[0].row
-        reading.add(
+        kept = reading.add(
             row,
             subject=None,
             latency_ms=float(np.median([run.latency_ms for run in counted])),
@@ -104,7 +104,7 @@ class OnnxRuntimeProfileImporter:
             compute_unit=layers.primary if layers is not None else None,
             layer_counts=layers,
         )
-        if reading.measurements and len(counts) > 1:
+        if kept and len(counts) > 1:
             parts = ", ".join(f"{num} on {provider}" for provider, num in counts.most_common())
             stray = next(k for k in kernels if k.provider != counts.most_common(1)[0][0])
             reading.remark(stray.row, f"of {counts.total()} operators {parts}; not a latency of one provider")

@@ -45,7 +45,7 @@ class PerfTestImporter:
     def read(self, source: Source, reading: Reading) -> None:
         """One measurement for each call of the tool: the median of its runs."""
         calls: list[_Call] = []
-        for row, line in enumerate(source.lines, start=1):
+        for row, line in enumerate(source.text.split("\n"), start=1):
             if not line.strip() or _STATISTICS.match(line.strip()):
                 continue
             fields = [text.strip() for text in line.rsplit(",", _NUM_FIELDS - 1)]

@@ -18,8 +18,9 @@ _GRAPH = re.compile(r"\bGraph: \[(.+?)\]")
 _THREADS = re.compile(r"\b(?:Num threads|#threads used for CPU inference): \[(\S+?)\]")
 _MEMORY = re.compile(r"footprint .*\(MB\): .*\boverall=(\S+)")
 _DELEGATE = re.compile(
-    r"(\w+) delegate(?: is explicitly applied)?, (?:and )?the model graph will (be \w+|not be) executed"
+    r"\b(\w+) delegate(?: is explicitly applied)?, (?:and )?the model graph will (be \w+|not be) executed"
 )
+_MAX_LINE = 4000
 _REGULAR, _RUN_ORDER = "Profiling Info for Regular Benchmark Runs", "= Run Order ="
 _UNITS: dict[str, ComputeUnit] = {"GPU": "GPU", "XNNPACK": "CPU", "HEXAGON": "NPU"}  # NNAPI decides by itself
 
@@ -48,34 +49,37 @@ class TfliteImporter:
 
     def recognises(self, source: Source) -> bool:
         """The tool's summary, or its report that the benchmark failed."""
-        return _TIMINGS.search(source.text) is not None or "Benchmarking failed." in source.text
+        return "Inference timings in us:" in source.text or "Benchmarking failed." in source.text
 
     def read(self, source: Source, reading: Reading) -> None:
         """One measurement for each call of the tool; the warm-up is not in it."""
-        for call in _calls(source):
+        for call in _calls(source, reading):
             if call.average is not None:
                 _add(reading, call)
             elif call.failed is not None:
                 reading.refuse(call.failed, "benchmarking failed; no latency was measured")
 
 
-def _calls(source: Source) -> list[_Call]:
+def _calls(source: Source, reading: Reading) -> list[_Call]:
     calls = [_Call(1)]
     regular = in_table = False
-    for row, line in enumerate(source.lines, start=1):
+    for row, line in enumerate(source.text.split("\n"), start=1):
+        if len(line) > _MAX_LINE:  # searching one for patterns may take as long as its length squared
+            reading.refuse(row, f"{len(line)} characters are no line of a log")
+            continue
         timings, graph = _TIMINGS.search(line), _GRAPH.search(line)
         over = calls[-1].average is not None or calls[-1].failed is not None
         if "STARTING!" in line or (over and (timings or graph)):
             calls.append(_Call(row))
             regular = in_table = False
         call = calls[-1]
+        in_table = in_table and (not call.table or "\t" in line)  # its head, then lines with tabs
         if _REGULAR in line:
             regular = True
         elif regular and _RUN_ORDER in line:
             in_table, regular = True, False
-        elif in_table and (not call.table or "\t" in line):
+        elif in_table:
             call.table.append((row, line))
-            in_table = "\t" in line
         elif timings:
             call.row, call.average = row, timings[1]
         elif call.average is None and (counts := _COUNTS.search(line)):
@@ -87,7 +91,8 @@ def _calls(source: Source) -> list[_Call]:
         elif memory := _MEMORY.search(line):
             call.memory = memory[1]
         elif delegate := _DELEGATE.search(line):
-            call.delegate, call.extent = delegate[1], delegate[2]
+            if call.delegate is None or delegate[2] != "not be":  # of two, the one that took the graph
+                call.delegate, call.extent = delegate[1], delegate[2]
         elif "Benchmarking failed." in line:
             call.failed = row
     return calls
@@ -105,8 +110,7 @@ def _add(reading: Reading, call: _Call) -> None:
     except RowError as error:
         reading.refuse(call.row, str(error))
         return
-    known = len(reading.measurements)
-    reading.add(
+    kept = reading.add(
         call.row,
         subject=re.split(r"[/\\]", call.graph)[-1].removesuffix(".tflite") if call.graph else None,
         latency_ms=ms,
@@ -117,7 +121,7 @@ def _add(reading: Reading, call: _Call) -> None:
         compute_unit=unit,
         peak_memory_bytes=memory,
     )
-    if len(reading.measurements) > known and call.extent != "be completely":
+    if kept and call.extent != "be completely":
         share = "nothing" if delegate is None else "only a part"
         reading.remark(call.row, f"{share} of the graph ran on the {call.delegate} delegate, the rest on the CPU")
     _read_table(reading, call)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import string
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latency_predictors.importers import IMPORTERS, Facts, Importer, ImportResult, read_measurements
-from latency_predictors.importers.base import load
+from latency_predictors.importers.base import MAX_BYTES, load
 from search_spaces.errors import UserError
 from tests.latency_predictors.importers.samples import SAMPLES, Sample
 
 PLACE = re.compile(r"row [1-9]\d*|\$[.\w\[\]]*")
-FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=SAMPLES)
@@ -43,7 +44,7 @@ def read_or_refuse(path: Path, format: str) -> ImportResult | None:
         result = None
     else:
         complaints = [str(flag) for flag in result.flags]
-        num_lines = path.read_bytes().count(b"\n") + 1
+        num_lines = path.read_text(encoding="utf-8").count("\n") + 1  # of all kinds
         for flag in result.flags:
             assert flag.row in range(1, num_lines + 1) if isinstance(flag.row, int) else flag.row.startswith("$")
         assert result.measurements
@@ -136,13 +137,34 @@ def test_the_error_of_a_file_with_nothing_left_names_the_row(format: str, tmp_pa
         read_measurements(sample.write(tmp_path, sample.with_latency("-1")), format)
 
 
-def test_line_ends_and_byte_order_mark_do_not_matter(sample: Sample, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_and_byte_order_mark_do_not_matter(sample: Sample, end: str, tmp_path: Path) -> None:
     plain = read_measurements(sample.write(tmp_path))
-    windows = read_measurements(sample.write(tmp_path, "\ufeff" + sample.text.replace("\n", "\r\n")))
-    for one, other in zip(plain.measurements, windows.measurements, strict=True):
-        assert one.model_copy(update={"provenance": None}) == other.model_copy(update={"provenance": None})
-        assert one.provenance.row == other.provenance.row
-    assert plain.operators == windows.operators
+    other = read_measurements(sample.write(tmp_path, "\ufeff" + sample.text.replace("\n", end)))
+    for one, two in zip(plain.measurements, other.measurements, strict=True):
+        assert one.model_copy(update={"provenance": None}) == two.model_copy(update={"provenance": None})
+        assert one.provenance.row == two.provenance.row
+    assert plain.operators == other.operators
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_byte_that_is_no_text_is_found_by_its_row(end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes(end.join([b"\xef\xbb\xbfsubject,latency_ms", b"E1/R,1", b"E2/R\xff,2"]))
+    with pytest.raises(UserError, match="row 3: not UTF-8"):
+        read_measurements(path)
+
+
+@pytest.mark.parametrize(
+    "unit", ["9", "a", "count=1 ", "footprint (MB): ", "Graph: [", "Inference timings in us: Init: ", '"', "1,"]
+)  # fmt: skip
+def test_no_text_takes_long(format: str, sample: Sample, unit: str, tmp_path: Path) -> None:
+    """Patterns that backtrack, loops in loops: each of these would take minutes."""
+    begin = time.perf_counter()
+    part = unit * (200_000 // len(unit)) + "x"
+    read_or_refuse(sample.write(tmp_path, sample.with_latency(part)), format)
+    read_or_refuse(sample.write(tmp_path, sample.text.replace("unet", part).replace("E1", part)), format)
+    assert time.perf_counter() - begin < 5.0
 
 
 @pytest.mark.parametrize(
@@ -160,6 +182,14 @@ def test_a_folder_and_a_missing_file_are_refused(format: str, tmp_path: Path) ->
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match="there is no such file"):
             read_measurements(path, format)
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "large.csv"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UserError, match=r"large\.csv: larger than 128 MiB"):
+        read_measurements(path)
 
 
 # fmt: off

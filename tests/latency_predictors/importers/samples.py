@@ -143,6 +143,11 @@ Operator-wise Profiling Info for Regular Benchmark Runs:
 \t                 CONV_2D\t  0.066\t 87.754\t 9.957\t 81.1%\t 81.1%\t 0.000\t 1\t[conv]:0
 \t                 SOFTMAX\t  9.011\t  0.230\t 2.443\t 18.9%\t100.0%\t 0.000\t 1\t[softmax]:1
 
+============================== Top by Computation Time ==============================
+{_TABLE_HEAD}
+\t                 CONV_2D\t  0.066\t 87.754\t 9.957\t 81.1%\t 81.1%\t 0.000\t 1\t[conv]:0
+
+Number of nodes executed: 2
 Timings (microseconds): count=50 first=12660 curr=12978 min=12203 max=12476 avg=12499 std=10
 """
 

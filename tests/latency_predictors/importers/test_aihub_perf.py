@@ -8,7 +8,7 @@ import yaml
 
 from latency_predictors.importers import Facts, ImportResult, read_measurements
 from latency_predictors.importers.base import Source
-from latency_predictors.importers.documents import Node, load_yaml
+from latency_predictors.importers.documents import MAX_YAML_CHARS, Node, load_yaml
 from search_spaces.errors import UserError
 from tests.latency_predictors.importers.samples import AIHUB_PERF
 
@@ -136,6 +136,11 @@ def test_deep_nesting_costs_no_time(read) -> None:
     with pytest.raises(UserError, match="nested more than 32 levels"):
         read("precisions:\n  " + "[" * 1_000_000)
     assert time.perf_counter() - begin < 5.0
+
+
+def test_more_yaml_than_a_model_has_is_refused(read) -> None:
+    with pytest.raises(UserError, match=r"row 2: YAML of more than 16 Mi characters"):
+        read("precisions:\n" + "#" * MAX_YAML_CHARS)
 
 
 def plain(node: Node) -> object:

@@ -82,6 +82,15 @@ def test_tflite_takes_no_statistics_of_the_warm_up(read) -> None:
     assert (m.latency_ms, m.statistic, m.num_samples) == (12.5, "mean", None)
 
 
+def test_tflite_of_two_delegates_the_one_that_took_the_graph(read) -> None:
+    lines = (
+        "Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.\n"
+        "Though NNAPI delegate is explicitly applied, the model graph will not be executed by the delegate.\n"
+    )
+    result = read(tflite(a=("INFO: Loaded model", f"{lines}INFO: Loaded model")))
+    assert (result.measurements[0].runtime, result.flags) == ("tflite-gpu", ())
+
+
 @pytest.mark.parametrize(
     ("line", "runtime", "unit", "remark"),
     [
