@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from search_spaces.candidate import Candidate
 from search_spaces.decisions import Decision, StageChoices, StageTable, stage_table
@@ -252,42 +249,14 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of the search spaces that come with the package."""
-    folder = resources.files("search_spaces") / "presets"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+    """Names of the search spaces that come with the package; see :mod:`search_spaces.space_file`."""
+    from search_spaces import space_file
+
+    return space_file.preset_names()
 
 
 def load_space(name_or_path: str) -> SearchSpace:
-    """A preset by name, or a search space from a YAML file.
+    """A preset by name, or a search space from a YAML file; see :mod:`search_spaces.space_file`."""
+    from search_spaces import space_file
 
-    Raises:
-        UserError: neither a preset nor a file, not YAML, or fields that a search space does not have.
-    """
-    if name_or_path in preset_names():
-        text = (resources.files("search_spaces") / "presets" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    elif Path(name_or_path).is_file():
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"search space {name_or_path!r} cannot be read ({error}); give a YAML file in UTF-8"
-            ) from None
-    else:
-        raise UserError(
-            f"unknown search space {name_or_path!r}; legal are {', '.join(preset_names())} or the path of a YAML file"
-        )
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"search space {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise UserError(f"search space {name_or_path!r} is nested too deeply; write it as in the presets") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"search space {name_or_path!r} must be a YAML mapping with name and options")
-    try:
-        return SearchSpace.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        legal = "name, description, options, candidates"
-        raise UserError(f"search space {name_or_path!r}: {where}: {first['msg']}; fields are {legal}") from None
+    return space_file.load_space(name_or_path)

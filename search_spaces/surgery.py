@@ -10,10 +10,12 @@ import copy as copying
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
+from search_spaces.layers import shallow
 from search_spaces.options import (
     ABSENT,
     DEEP,
@@ -26,12 +28,14 @@ from search_spaces.options import (
     encoder_word,
     side_of,
 )
-from search_spaces.stage_option import StageOption, option_text, split_option
+from search_spaces.slimming import Selection, kept_parts, slim_layers
+from search_spaces.stage_option import Attention, Internals, StageOption, option_text, split_option
 from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet, UNet
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn",)
+_NUM_TIMESTEPS = 17  # the time embedding is smooth in time
 
 
 def check_supported(unet: UNet) -> None:
@@ -94,10 +98,10 @@ def teacher_candidate(unet: UNet) -> Candidate:
 
 
 def parse_option(unet: UNet, stage: str, name: str) -> StageOption:
-    """Parse an option name of a stage against this teacher.
+    """Parse an option name of a stage against this teacher; what parses can be built.
 
     Raises:
-        UserError: an option that the teacher's stage cannot give.
+        UserError: an option that the teacher's stage cannot give, or one that would change its interface.
     """
     own = teacher_word(unet, stage)
     side = side_of(stage)
@@ -105,12 +109,58 @@ def parse_option(unet: UNet, stage: str, name: str) -> StageOption:
     word: Word | DeepWord
     if side is Side.DEEP:
         word = deep_word(text, own)
+        if word.decoder is not None:
+            _decoder_layers(unet, 0, word.decoder, stage)
+        else:
+            _check_droppable(unet)
+    elif side is Side.ENCODER:
+        word = encoder_word(stage, text, own)
     else:
-        word = encoder_word(stage, text, own) if side is Side.ENCODER else decoder_word(stage, text, own)
+        word = decoder_word(stage, text, own)
+        _decoder_layers(unet, num_levels(unet) + 1 - int(stage[1:]), word, stage)
+    if not internals.is_teachers:
+        _check_internals(unet, stage, internals)
     return StageOption(option_text(word.text, internals), word, internals)
 
 
-def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Module:
+def _blocks(unet: UNet, stage: str) -> list[Any]:
+    """The teacher's blocks, each with resnets and perhaps attentions, that a stage is made of."""
+    level = num_levels(unet)
+    if side_of(stage) is Side.ENCODER:
+        return [unet.down_blocks[int(stage[1:]) - 1]]
+    if side_of(stage) is Side.DECODER:
+        return [unet.up_blocks[level + 1 - int(stage[1:])]]
+    mid = [] if unet.mid_block is None else [unet.mid_block]
+    return [unet.down_blocks[level], *mid, unet.up_blocks[0]]
+
+
+def _check_internals(unet: UNet, stage: str, internals: Internals) -> None:
+    blocks = _blocks(unet, stage)
+    layers = [t for b in blocks for a in getattr(b, "attentions", ()) for t in a.transformer_blocks]
+    scaled = unet.config.resnet_time_scale_shift
+    if internals.resnet_width != 1 and scaled != "default":
+        raise UserError(
+            f"{stage}: resnet_width {internals.resnet_width:g} needs a teacher whose resnet_time_scale_shift is "
+            f"'default', and this one's is {scaled!r}; legal is 1"
+        )
+    if internals.attention is not Attention.BOTH and any(layer.only_cross_attention for layer in layers):
+        raise UserError(
+            f"{stage}: attention {internals.attention.value!r} needs layers with self- and cross-attention, and this "
+            f"teacher's have only_cross_attention; legal is {Attention.BOTH.value!r}"
+        )
+    try:
+        for width, groups in {(r.conv1.out_channels, r.norm2.num_groups) for b in blocks for r in b.resnets}:
+            kept_parts("resnet_width", internals.resnet_width, width, groups)
+        for heads, units in {(layer.attn1.heads, layer.ff.net[-1].in_features) for layer in layers}:
+            kept_parts("heads", internals.heads, heads, 1)
+            kept_parts("ff_width", internals.ff_width, units, 1)
+    except UserError as error:
+        raise UserError(f"{stage}: {error}") from None
+
+
+def build_stage(
+    unet: UNet, stage: str, name: str, copy: bool = True, selection: Selection = Selection.IMPORTANCE
+) -> nn.Module:
     """One stage of the staged U-Net in the given option, with the teacher's weights where layers remain.
 
     Args:
@@ -118,11 +168,13 @@ def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Modu
         stage: ``E1`` ... ``D1`` or ``deep``.
         name: option name.
         copy: deep copies of the teacher's modules; ``False`` shares them (for inference only).
+        selection: which weights slimmer layers inherit.
 
     Raises:
         UserError: unknown stage or option, or an option whose channels do not fit together.
     """
-    word = parse_option(unet, stage, name).word
+    option = parse_option(unet, stage, name)
+    word = option.word
     level = num_levels(unet)
     if isinstance(word, DeepWord):
         module: nn.Module = _deep(unet, word)
@@ -132,8 +184,23 @@ def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Modu
     else:
         number = int(stage[1:])
         module = _decoder(unet, level + 1 - number, word, stage)
+    if not option.internals.is_teachers:
+        parts = [module.encoder, module.mid, module.decoder] if isinstance(module, DeepStage) else [module]
+        temb = None if option.internals.resnet_width == 1 else _time_embeddings(unet)
+        for part in parts:
+            if part is not None:
+                slim_layers(part, option.internals, selection, temb)
     # Shared modules keep the teacher's mode: eval() here would reach into a teacher that is training.
     return copying.deepcopy(module) if copy else module
+
+
+def _time_embeddings(unet: UNet) -> Tensor:
+    """Time embeddings (T, D) of timesteps spread over SD's schedule of 1000; conditioning beside time is left out."""
+    weight = next(unet.time_embedding.parameters())
+    timesteps = torch.linspace(0, 999, _NUM_TIMESTEPS, device=weight.device)
+    with torch.no_grad():
+        embedded: Tensor = unet.time_embedding(unet.time_proj(timesteps).to(weight.dtype))
+    return embedded
 
 
 def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
@@ -151,14 +218,16 @@ def _skip_channels(unet: UNet, up_index: int) -> list[int]:
     return [channels[level]] * num_own + [channels[max(level - 1, 0)]]
 
 
-def _decoder(unet: UNet, up_index: int, word: Word, where: str) -> DecoderStage:
+def _decoder_layers(unet: UNet, up_index: int, word: Word, where: str) -> list[int]:
+    """Which of the teacher's layers each layer of a decoder word inherits.
+
+    Raises:
+        UserError: a layer reads a skip with which its input fits none of the teacher's layers.
+    """
     block = unet.up_blocks[up_index]
     skip_channels = _skip_channels(unet, up_index)
     h_channels = block.resnets[0].in_channels - skip_channels[0]
-    out_channels = block.resnets[0].out_channels
-    resnets: list[nn.Module] = []
-    attentions: list[nn.Module | None] = []
-    skips: list[int] = []
+    inherited: list[int] = []
     for layer in word.layers:
         assert layer.skip is not None
         wanted = h_channels + skip_channels[layer.skip]
@@ -171,31 +240,51 @@ def _decoder(unet: UNet, up_index: int, word: Word, where: str) -> DecoderStage:
                 f"{where}: {word.text!r} has no teacher layer with {wanted} input channels "
                 f"(legal: {', '.join(str(r.in_channels) for r in block.resnets)}); let it read other skips"
             )
-        resnets.append(block.resnets[index])
-        attentions.append(block.attentions[index] if layer.attention else None)
-        skips.append(layer.skip)
-        h_channels = out_channels
+        inherited.append(index)
+        h_channels = block.resnets[0].out_channels
+    return inherited
+
+
+def _decoder(unet: UNet, up_index: int, word: Word, where: str) -> DecoderStage:
+    block = unet.up_blocks[up_index]
+    inherited = _decoder_layers(unet, up_index, word, where)
+    resnets = [block.resnets[index] for index in inherited]
+    attentions = [
+        block.attentions[index] if layer.attention else None
+        for index, layer in zip(inherited, word.layers, strict=True)
+    ]
+    skips = tuple(layer.skip for layer in word.layers if layer.skip is not None)
     upsampler = block.upsamplers[0] if block.upsamplers is not None else None
-    return DecoderStage(resnets, attentions, upsampler, tuple(skips))
+    return DecoderStage(resnets, attentions, upsampler, skips)
+
+
+def _check_droppable(unet: UNet) -> None:
+    level = num_levels(unet)
+    last, first = unet.config.block_out_channels[level - 1], unet.config.block_out_channels[level]
+    if last != first:
+        raise UserError(
+            f"{DEEP}: {NONE!r} changes the interface of this teacher, whose decoder expects {first} channels "
+            f"where the encoder gives {last}; keep {teacher_word(unet, DEEP)!r}"
+        )
 
 
 def _deep(unet: UNet, word: DeepWord) -> nn.Module:
     level = num_levels(unet)
     if not word.kept:
-        last, first = unet.config.block_out_channels[level - 1], unet.config.block_out_channels[level]
-        if last != first:
-            raise UserError(
-                f"{DEEP}: {NONE!r} changes the interface of this teacher, whose decoder expects {first} channels "
-                f"where the encoder gives {last}; keep {teacher_word(unet, DEEP)!r}"
-            )
         return DroppedStage()
     assert word.encoder is not None and word.decoder is not None
     return DeepStage(
         unet.down_blocks[level - 1].downsamplers[0],
         _encoder(unet.down_blocks[level], word.encoder, with_downsampler=False),
-        unet.mid_block if word.mid else None,
+        _own_lists(unet.mid_block) if word.mid else None,
         _decoder(unet, 0, word.decoder, DEEP),
     )
+
+
+def _own_lists(mid: nn.Module) -> nn.Module:
+    """The middle block with lists of its own, so that its layers can be replaced without changing the teacher's."""
+    block: Any = mid
+    return shallow(mid, resnets=nn.ModuleList(block.resnets), attentions=nn.ModuleList(block.attentions))
 
 
 def assemble(
