@@ -78,13 +78,11 @@ class OnnxRuntimeProfileImporter:
             raise source.error("$", f"is {short(events)}, no list of events; give the file that end_profiling() named")
         runs, kernels = _sort(reading, events)
         warm_up = reading.facts.warm_up_runs
-        if len(runs) <= warm_up and reading.flags:
-            return  # the runs that are missing were refused, which says more
         if len(runs) <= warm_up:
             row = runs[-1].row if runs else "$"
-            raise source.error(
-                row, f"{len(runs)} model_run, of which {warm_up} are warm-up; profile at least {warm_up + 1}"
-            )
+            refused = f" (refused: {reading.flags[0]})" if reading.flags else ""
+            few = f"{len(runs)} model_run, of which {warm_up} are warm-up{refused}; profile at least {warm_up + 1}"
+            raise source.error(row, few)
         counted = runs[warm_up:]
         for before, run in itertools.pairwise(runs):
             if run.begin_us < before.end_us:
