@@ -19,6 +19,7 @@ def profile(
     device: Annotated[Path | None, typer.Option(help="Device profile (JSON): adds predicted latency.")] = None,
     precision: Annotated[Precision, typer.Option(help="Of weights and activations, for bytes.")] = Precision.W8A16,
     latent_size: Annotated[int | None, typer.Option(min=1, help="Of the latents; without it the teacher's.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(min=1, help="Of the text; without it the teacher's.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 1,
     max_params: Annotated[float | None, MaxOf] = None,
     max_macs: Annotated[float | None, MaxOf] = None,
@@ -36,16 +37,16 @@ def profile(
     from latency_predictors.profile import DeviceProfile
     from nas.report.space_page import between, candidates_within, title, write_space_page, written
     from nas.space_profile import profile_space
-    from nas.teacher import load_teacher
+    from nas.teacher import load_shapes, load_teacher, num_text_tokens
     from search_spaces.costs import CostTable
     from search_spaces.space import load_space
 
     chosen, device_profile = load_space(space), None if device is None else DeviceProfile.load(device)
-    loaded = load_teacher(teacher)
-    size = latent_size or loaded.latent_size
+    unet, vae = load_shapes(teacher)
+    size = latent_size or int(unet.config.sample_size)
     if device_profile is not None:
-        device_profile.check(chosen, loaded.key, size)
-    table = CostTable.from_unet(loaded.unet, chosen, size, loaded.num_tokens, batch, vae=loaded.vae)
+        device_profile.check(chosen, load_teacher(teacher).key, size)
+    table = CostTable.from_unet(unet, chosen, size, num_tokens or num_text_tokens(teacher), batch, vae=vae)
     budgets: Mapping[str, float | None] = {
         "num_params": max_params,
         "num_macs": max_macs,

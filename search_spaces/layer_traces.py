@@ -27,7 +27,16 @@ from search_spaces.slimming import slim_attention, slim_resnet
 from search_spaces.stage_option import Internals
 from search_spaces.tracing import Recorder, Trace, record_operators
 
-_LAYERS = (ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, AutoencoderTinyBlock, nn.Conv2d, nn.ReLU, nn.Upsample)
+_LAYERS = (
+    ResnetBlock2D,
+    Transformer2DModel,
+    Downsample2D,
+    Upsample2D,
+    AutoencoderTinyBlock,
+    nn.Conv2d,
+    nn.ReLU,
+    nn.Upsample,
+)
 TEACHERS = Internals()
 
 
@@ -150,7 +159,9 @@ class LayerTraces:
             return layer
         key = (self._structure(layer), own)
         if key not in self._slim:
-            self._slim[key] = slim_resnet(layer, own) if isinstance(layer, ResnetBlock2D) else slim_attention(layer, own)
+            self._slim[key] = (
+                slim_resnet(layer, own) if isinstance(layer, ResnetBlock2D) else slim_attention(layer, own)
+            )
         return self._slim[key]
 
     def _num_params(self, layer: nn.Module) -> NumParams:

@@ -32,10 +32,12 @@ class SearchSpace(BaseModel):
     and one step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
+    """Name of the search space."""
     description: str = ""
+    """One line for people."""
     choices: dict[str, StageChoices] = Field(alias="options")
     """What may be chosen, by stage in the order of the data: E1, ..., deep, ..., D1, then VE, VD, steps."""
     candidates: dict[str, str] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
+from search_spaces.conditioning import example_conditioning
 from search_spaces.errors import UserError
 from search_spaces.layer_traces import LayerTraces, NumParams, StageCost, blank
 from search_spaces.liveness import AFTER, Life, Liveness
@@ -180,7 +181,11 @@ def trace(
 ) -> None:
     """Run a candidate of a ``meta`` U-Net once, recording every stage's inputs and outputs."""
     with torch.no_grad():
-        assemble(unet, candidate, copy=False)(*unet_inputs(unet, latent_size, num_tokens, batch), record=record)
+        assemble(unet, candidate, copy=False)(
+            *unet_inputs(unet, latent_size, num_tokens, batch),
+            added_cond_kwargs=example_conditioning(unet, batch, "meta"),
+            record=record,
+        )
 
 
 @dataclass(frozen=True)
@@ -224,13 +229,15 @@ class _StageStandIn(nn.Module):
 
 def _head(meta: UNet, size: tuple[int, int], num_tokens: int, batch: int) -> tuple[dict[str, _Call], HeadCost]:
     """How the teacher calls its stages, and the cost of what is around them."""
-    inputs = unet_inputs(meta, size, num_tokens, batch)
+    called_with = unet_inputs(meta, size, num_tokens, batch)
+    added = example_conditioning(meta, batch, "meta")
+    inputs = (*called_with, *(added or {}).values())
     recorder = Recorder(inputs)
     net = assemble(meta, teacher_candidate(meta), copy=False)
     stand_ins = {name: _StageStandIn(stage, recorder) for name, stage in net.stages.items()}
     net.stages = nn.ModuleDict(stand_ins)
     with torch.no_grad(), recorder:
-        result = net(*inputs, return_dict=False)
+        result = net(*called_with, added_cond_kwargs=added, return_dict=False)
         first, *_, last = stand_ins.values()
         h, temb, _text = recorder.numbers(first.call.inputs)
         (h_last,) = recorder.numbers(last.results)

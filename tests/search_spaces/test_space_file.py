@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import UserError
-from search_spaces.space_file import load_space, parse_space, preset_names
+from search_spaces.space_file import load_space, parse_space
 
 GOOD = """\
 name: two
@@ -129,11 +129,3 @@ def test_unreadable_and_unknown_files(tmp_path: Path) -> None:
         load_space("nanosdd")
     with pytest.raises(UserError, match="unknown search space"):
         load_space(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_a_presets_named_candidates_are_in_it(name: str) -> None:
-    space = load_space(name)
-    assert space.name == name and space.description
-    assert space.candidates
-    assert all(space.contains(space.named(candidate)) for candidate in space.candidates)
