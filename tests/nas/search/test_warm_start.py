@@ -68,7 +68,8 @@ def test_a_small_space_gives_no_more_than_its_front():
 
 
 def test_a_space_too_large_to_enumerate_is_sampled():
-    space = SearchSpace(name="large", options={f"S{i}": tuple(f"R{n}" for n in range(10)) for i in range(7)})
+    widths = ("R", *(f"R_w0.{n}" for n in range(1, 10)))
+    space = SearchSpace(name="large", options={f"E{i + 1}": widths for i in range(7)})
     points = warm_start(space, prior, latency_ms, num_params, 8)
     assert points.shape == (8, 7) and len(np.unique(points, axis=0)) == 8
 
