@@ -18,13 +18,14 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.bench.latency_spaces import SPACES, LatencySpace
+from experiments.bench.latency_spaces.table import Table, read_table
 from latency_predictors.models import (
     Ensemble,
     Gp,
@@ -40,7 +41,6 @@ from latency_predictors.models import (
 from latency_predictors.models.base import Array, Digits
 from search_spaces.errors import UserError
 
-_CORRUPT_FACTOR = 20.0
 _METRICS = ("spearman", "mape", "within10", "coverage90")
 
 Makers = dict[str, Callable[[LatencyPrior], Model]]
@@ -56,76 +56,6 @@ def methods(space: LatencySpace) -> Makers:
         "onehot": lambda _: OneHotRidge(num_options=space.num_options),
         "flops": lambda _: Nnls(features="macs"),
     }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A latency table: structure (N, D), latencies (N, devices) in ms with NaN where corrupt, and what was dropped."""
-
-    space: LatencySpace
-    devices: tuple[str, ...]
-    structure: Digits
-    latency_ms: Array
-    dropped: dict[str, dict[str, Any]]
-
-    @property
-    def usable_devices(self) -> list[str]:
-        """Devices with at least one latency in the pool."""
-        seen = np.isfinite(self.latency_ms[: self.space.num_pool]).any(0)
-        return [device for device, some in zip(self.devices, seen, strict=True) if some]
-
-    def column(self, device: str) -> Array:
-        """Latencies (N,) of this device."""
-        if device not in self.devices:
-            raise UserError(f"device {device!r}: not in the table; there are {', '.join(self.devices)}")
-        return self.latency_ms[:, self.devices.index(device)]
-
-
-def read_table(path: Path, space: LatencySpace) -> Table:
-    """Reads the pool's and the test's rows; UserError for a file that is no such table."""
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path, dtype={space.column: str})
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}; give a CSV table of latencies") from None
-    if space.column not in frame:
-        raise UserError(f"{path}: no column {space.column!r}; give the table of this --space")
-    needed = space.num_pool + space.num_test
-    if len(frame) < needed:
-        raise UserError(f"{path}: {len(frame)} rows; the protocol needs {needed}")
-    frame = frame.iloc[:needed]
-    structure = space.read([str(text) for text in frame[space.column]])
-    devices = tuple(name for name in frame.columns if name != space.column)
-    values = np.column_stack([pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float) for name in devices])
-    dropped = {}
-    for column, device in enumerate(devices):
-        values[:, column], note = _clean(values[:, column])
-        if note:
-            dropped[device] = note
-    return Table(space, devices, structure, values, dropped)
-
-
-def _clean(latency_ms: Array) -> tuple[Array, dict[str, Any] | None]:
-    """The column (N,) with NaN for what cannot be a latency, and a note of how many and why."""
-    is_latency = np.isfinite(latency_ms) & (latency_ms > 0)
-    if not is_latency.any():
-        return np.full(len(latency_ms), np.nan), {
-            "num_rows": len(latency_ms),
-            "why": "no positive number in the column",
-        }
-    median = float(np.median(latency_ms[is_latency]))
-    low, high = median / _CORRUPT_FACTOR, median * _CORRUPT_FACTOR
-    kept = is_latency & (latency_ms >= low) & (latency_ms <= high)
-    if kept.all():
-        return latency_ms, None
-    why = {
-        "not a positive number": int((~is_latency).sum()),
-        f"below {low:.3g} ms, a twentieth of the median": int((is_latency & (latency_ms < low)).sum()),
-        f"above {high:.3g} ms, twenty times the median": int((is_latency & (latency_ms > high)).sum()),
-    }
-    note = {"num_rows": int((~kept).sum()), "why": {reason: num for reason, num in why.items() if num}}
-    return np.where(kept, latency_ms, np.nan), note
 
 
 def evaluate_target(

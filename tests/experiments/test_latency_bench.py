@@ -13,6 +13,7 @@ from torch import nn
 
 from experiments.bench import latency
 from experiments.bench.latency_spaces import SPACES, fbnet, nasbench201
+from experiments.bench.latency_spaces.table import read_table
 from search_spaces.errors import UserError
 
 DATA = os.environ.get("NANOSD_DATA")
@@ -157,7 +158,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 @needs_data
 @pytest.mark.parametrize(("space", "target"), [("fbnet", "pixel3"), ("nasbench201", "silver_4210r")])
 def test_beats_the_baselines_on_a_public_device(space: str, target: str) -> None:
-    table = latency.read_table(Path(str(DATA)) / f"{space}_latency_ms.csv", SPACES[space])
+    table = read_table(Path(str(DATA)) / f"{space}_latency_ms.csv", SPACES[space])
     sources = [device for device in table.devices if device != target]
     figures = latency.evaluate_target(table, target, sources, [20], 3, seed=0)[20]
     assert figures["ours"]["spearman"] > max(figures[name]["spearman"] for name in ("flops", "onehot"))
@@ -167,5 +168,5 @@ def test_beats_the_baselines_on_a_public_device(space: str, target: str) -> None
 
 @needs_data
 def test_corrupt_values_of_a_public_table_are_counted() -> None:
-    table = latency.read_table(Path(str(DATA)) / "nasbench201_latency_ms.csv", SPACES["nasbench201"])
+    table = read_table(Path(str(DATA)) / "nasbench201_latency_ms.csv", SPACES["nasbench201"])
     assert set(table.dropped) == {"pixel3"} and table.dropped["pixel3"]["num_rows"] == 30
