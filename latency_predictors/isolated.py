@@ -6,6 +6,7 @@ hang, and take the process with them. Arguments and results cross as JSON files.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -28,6 +29,7 @@ Status = Literal["ok", "refused", "failed", "crashed", "timed_out"]
 _REQUEST, _ANSWER, _STDERR = "request.json", "answer.json", "stderr.txt"
 _POLL_S = 0.02
 _ORPHAN_GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1
 _MAX_REASON = 500
 # C++ and Python name the same thing differently; the runtimes wrap both in exceptions of their own.
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "MemoryError", "Cannot allocate memory", "not enough memory")
@@ -60,8 +62,8 @@ def call(
     Parameters
     ----------
     arguments: JSON-ready values.
-    timeout_s: wall time after which the process and its children are killed. The process ends itself a
-        little later should this one be gone by then.
+    timeout_s: wall time after which the process and its children are killed. On Linux the process ends
+        with this one, elsewhere a little after this time, should this one be killed meanwhile.
     memory_limit_bytes: most private memory that the process may allocate; what asks for more fails.
         Not enforced where the system has no such limit (macOS).
     """
@@ -151,6 +153,9 @@ def _one_line(text: str) -> str:
 
 def _serve(folder: Path) -> None:
     """The child's side: limits, the call, the answer."""
+    if sys.platform == "linux":
+        # Whoever waits for the answer may be killed: then nobody would end this process.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     # The default action of SIGALRM ends the process even in the midst of native code.
     signal.alarm(max(1, math.ceil(request["timeout_s"])))

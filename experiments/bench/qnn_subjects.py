@@ -62,7 +62,7 @@ def export_teachers(teacher: str, stage: str, option: str, samples: str, graph: 
     module = build_stage(unet, stage, option)
     del unet
     sample = read_samples(Path(samples))[0]
-    inputs = tuple(torch.from_numpy(value) for value in sample.values())
+    inputs = tuple(torch.from_numpy(sample[name]) for name in sample_names(len(sample)))
     with torch.no_grad():
         num_outputs = len(module.eval()(*inputs))
     return _export(module, inputs, num_outputs, Path(graph))
