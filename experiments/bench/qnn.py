@@ -6,8 +6,9 @@ By default the options of `nanosd` in SD 1.5's shapes with random weights; `--te
 step (export, quantise, compile, emulate) runs in a process of its own. Finished options are kept in `--out` and not
 done again. There is no latency in what is printed: a PC has none of an NPU.
 
-Exit code 0: every option compiled, or is one the NPU cannot take (with the reason); 1: an option's compilation broke;
-2: something given cannot be used.
+Exit code 0: every option compiled, or is one the NPU cannot take (with the reason), and none that was emulated is more
+than 1 % (relative L2) from float32; 1: an option's compilation broke, or its numerics are off; 2: something given
+cannot be used.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ OUT = Path("runs/qnn")
 RANDOM = "random weights, SD 1.5 shapes"
 #: Emulated by default: R and A at 64x64, 32x32 and 16x16, encoder and decoder. Others take minutes each.
 CHECKED = ("E1/R", "E1/RA", "E2/RA", "E3/RA", "D3/R")
+MAX_ERROR_L2 = 0.01
 _SUBJECTS = "experiments.bench.qnn_subjects"
 
 
@@ -99,7 +101,9 @@ class Bench:
     def finished(self, stage: str, option: str, *, check: bool, retry: bool) -> CompileReport | None:
         """The kept report, if it answers what is asked now."""
         report = read_report(self.report_path(stage, option))
-        if report is None or report.toolchain != toolchain() or report.quantization != self._settings.quantization:
+        if report is None or report.toolchain != toolchain():
+            return None
+        if (report.quantization, report.optimization) != (self._settings.quantization, self._settings.optimization):
             return None
         if (not report.is_final and retry) or (check and report.status == "compiled" and report.error_l2 is None):
             return None
@@ -161,12 +165,15 @@ def figures(reports: Sequence[CompileReport], settings: CompileSettings, weights
     return {
         "soc": settings.soc,
         "precision": settings.quantization.precision,
+        "optimization": settings.optimization,
         "weights": weights,
         "toolchain": toolchain().model_dump(),
         "num_options": len(reports),
         "num_compiled": sum(r.status == "compiled" for r in reports),
         "num_refused": sum(r.status == "refused" for r in reports),
         "num_broken": sum(not r.is_final for r in reports),
+        "num_inaccurate": sum(error > MAX_ERROR_L2 for error in errors),
+        "num_emulated": len(errors),
         "worst_error_l2": max(errors, default=None),
         "peak_bytes": max((r.peak_bytes for r in reports), default=0),
         "options": [
@@ -208,6 +215,11 @@ def render(found: dict[str, Any]) -> str:
         f"{found['num_compiled']} of {found['num_options']} options compiled with every node on the NPU, "
         f"{found['num_refused']} the NPU cannot take, {found['num_broken']} broke"
     )
+    if found["num_emulated"]:
+        lines.append(
+            f"{found['num_emulated']} emulated, {found['num_inaccurate']} of them more than {100 * MAX_ERROR_L2:g} % "
+            "from float32"
+        )
     return "\n".join(lines)
 
 
@@ -223,6 +235,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--soc", default="SM8750", help="system on chip (default: %(default)s)")
     parser.add_argument("--precision", choices=("w8a16", "w8a8"), default="w8a16", help="default: %(default)s")
     parser.add_argument("--per-channel", action="store_true", help="a scale per output channel of convolution weights")
+    parser.add_argument(
+        "--optimization",
+        type=int,
+        choices=(0, 1, 2, 3),
+        default=0,
+        help="effort of the compiler (default: %(default)s)",
+    )
     parser.add_argument("--teacher", help="bundled name or folder with weights (default: random, SD 1.5's shapes)")
     parser.add_argument(
         "--check", type=_listed, default=CHECKED, help="subjects to emulate, or none (default: %(default)s)"
@@ -242,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     found = figures(reports, settings, given.teacher or RANDOM)
     print(json.dumps(found, indent=2, allow_nan=False) if given.json else render(found))
-    return 1 if found["num_broken"] else 0
+    return 1 if found["num_broken"] or found["num_inaccurate"] else 0
 
 
 def _run(given: argparse.Namespace) -> tuple[list[CompileReport], CompileSettings]:
@@ -253,6 +272,7 @@ def _run(given: argparse.Namespace) -> tuple[list[CompileReport], CompileSetting
     settings = CompileSettings(
         soc=given.soc,
         quantization=QuantizationSettings(precision=given.precision, per_channel=given.per_channel),
+        optimization=given.optimization,
         timeout_s=given.timeout_s,
         memory_limit_bytes=int(given.memory_gib * 2**30),
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,8 @@ from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     import onnxruntime
+
+Optimization = Literal[0, 1, 2, 3]
 
 _REGISTERED_AS = "qnn"
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*)")
@@ -77,8 +80,10 @@ def toolchain() -> Toolchain:
     return Toolchain(onnxruntime=version("onnxruntime"), onnxruntime_qnn=installed, qairt=qnn_version)
 
 
-def compile_graph(graph: Path, soc: Soc, context: Path) -> Compiled:
+def compile_graph(graph: Path, soc: Soc, context: Path, optimization: Optimization = 0) -> Compiled:
     """Compiles a quantised graph for a SoC into `context` (.onnx) and its binary (see :func:`binary_path`).
+
+    `optimization` is the compiler's effort: 0 its default, 1 the least, 3 the most.
 
     Raises:
         UserError: the extra is missing, or the NPU cannot take the graph: nodes that it does not support
@@ -91,7 +96,7 @@ def compile_graph(graph: Path, soc: Soc, context: Path) -> Compiled:
         target = Path(scratch) / context.name
         entries = {"ep.context_enable": "1", "ep.context_file_path": str(target)}
         begin = time.perf_counter()
-        session = _reporting(graph.name, soc, lambda: _session(graph, soc, entries))
+        session = _reporting(graph.name, soc, lambda: _session(graph, soc, entries, optimization))
         seconds = time.perf_counter() - begin
         num_nodes = _check_placement(graph.name, soc, session)
         # Binary first: the file that refers to it appears only when the binary is there.
@@ -114,7 +119,7 @@ def emulate(context: Path, soc: Soc, sample: Sample) -> dict[str, NDArray[Any]]:
         UserError: the extra is missing, the binary is of another toolchain, or inputs do not fit.
     """
     toolchain()
-    session = _reporting(context.name, soc, lambda: _session(context, soc, {}))
+    session = _reporting(context.name, soc, lambda: _session(context, soc, {}, 0))
     inputs = fitting_inputs(context.name, session, sample)
     names = [node.name for node in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
@@ -129,7 +134,9 @@ def relative_l2(value: ArrayLike, reference: ArrayLike) -> float:
     return float(np.linalg.norm(found - wanted)) / norm if norm else float("nan")
 
 
-def _session(graph: Path, soc: Soc, entries: dict[str, str]) -> onnxruntime.InferenceSession:
+def _session(
+    graph: Path, soc: Soc, entries: dict[str, str], optimization: Optimization
+) -> onnxruntime.InferenceSession:
     import onnxruntime
     import onnxruntime_qnn
 
@@ -142,6 +149,7 @@ def _session(graph: Path, soc: Soc, entries: dict[str, str]) -> onnxruntime.Infe
             "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
             "soc_model": str(soc.soc_model),
             "htp_arch": str(soc.htp_arch),
+            "htp_graph_finalization_optimization_mode": str(optimization),
         },
     )
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -170,8 +178,6 @@ def _device() -> Any:
 
 def _reporting(name: str, soc: Soc, make: Callable[[], _T]) -> _T:
     """What `make` gives; its failure as a UserError with the reason that the provider only logs."""
-    import sys
-
     with tempfile.TemporaryFile() as log:
         sys.stderr.flush()
         saved = os.dup(2)

@@ -118,7 +118,7 @@ def _ranges(name: str, graph: Path, calibration: Sequence[Sample], op_types: Seq
     from onnxruntime.quantization import CalibrationDataReader
     from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
-    class Calibrater(MinMaxCalibrater):  # type: ignore[misc]
+    class Calibrater(MinMaxCalibrater):
         def create_inference_session(self) -> None:
             options = _one_thread()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -133,7 +133,7 @@ def _ranges(name: str, graph: Path, calibration: Sequence[Sample], op_types: Seq
     calibrater.create_inference_session()
     samples = iter([fitting_inputs(name, calibrater.infer_session, sample) for sample in calibration])
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def get_next(self) -> Sample | None:
             return next(samples, None)
 

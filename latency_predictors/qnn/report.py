@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
-from latency_predictors.qnn.compiler import Toolchain
+from latency_predictors.qnn.compiler import Optimization, Toolchain
 from latency_predictors.qnn.quantization import QuantizationSettings
 from search_spaces.errors import UserError
 
@@ -38,6 +38,7 @@ class CompileReport(BaseModel):
     subject: str
     soc: str
     quantization: QuantizationSettings
+    optimization: Optimization = 0
     toolchain: Toolchain
     status: Status
     step: Step | None = None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from latency_predictors import isolated
-from latency_predictors.qnn.compiler import binary_path, compile_graph, emulate, relative_l2, toolchain
+from latency_predictors.qnn.compiler import Optimization, binary_path, compile_graph, emulate, relative_l2, toolchain
 from latency_predictors.qnn.quantization import QuantizationSettings, Sample, fitting_inputs, open_graph, quantize_graph
 from latency_predictors.qnn.report import CompileReport, Step
 from latency_predictors.qnn.socs import find_soc
@@ -30,6 +30,7 @@ _HERE = __name__
 class CompileSettings(BaseModel):
     """For which SoC, in which precision, and what a step may cost.
 
+    optimization: effort of the compiler, see :func:`latency_predictors.qnn.compile_graph`.
     timeout_s: wall time of one step. memory_limit_bytes: private memory of one step's process.
     """
 
@@ -37,6 +38,7 @@ class CompileSettings(BaseModel):
 
     soc: str = "SM8750"
     quantization: QuantizationSettings = Field(default_factory=QuantizationSettings)
+    optimization: Optimization = 0
     timeout_s: PositiveFloat = 1800.0
     memory_limit_bytes: PositiveInt = 8 << 30
 
@@ -76,8 +78,9 @@ class Steps:
             subject=self._subject,
             soc=self._settings.soc,
             quantization=self._settings.quantization,
+            optimization=self._settings.optimization,
             toolchain=self._toolchain,
-            status=status,  # type: ignore[arg-type]  # "ok" is not among the broken ones
+            status=status,
             step=step,
             reason=reason,
             num_nodes=compiled["num_nodes"] if compiled else None,
@@ -111,7 +114,14 @@ def compile_subject(
             out=str(quantised),
             settings=settings.quantization.model_dump(),
         )
-        compiled = steps.run("compile", f"{_HERE}:_compile", graph=str(quantised), soc=settings.soc, out=str(context))
+        compiled = steps.run(
+            "compile",
+            f"{_HERE}:_compile",
+            graph=str(quantised),
+            soc=settings.soc,
+            out=str(context),
+            optimization=settings.optimization,
+        )
         error_l2 = None
         if check_numerics:
             error_l2 = steps.run(
@@ -161,8 +171,8 @@ def _quantise(graph: str, samples: str, out: str, settings: Mapping[str, Any]) -
     quantize_graph(Path(graph), calibration, Path(out), QuantizationSettings.model_validate(settings))
 
 
-def _compile(graph: str, soc: str, out: str) -> dict[str, Any]:
-    return compile_graph(Path(graph), find_soc(soc), Path(out)).model_dump(mode="json")
+def _compile(graph: str, soc: str, out: str, optimization: Optimization) -> dict[str, Any]:
+    return compile_graph(Path(graph), find_soc(soc), Path(out), optimization).model_dump(mode="json")
 
 
 def _check(graph: str, context: str, soc: str, samples: str) -> dict[str, float]:
