@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
+from experiments.space_command import space_app
+from experiments.space_profile import profile
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ app = typer.Typer(
 )
 teacher_app = typer.Typer(help="Look at a teacher, or write one with random weights.")
 app.add_typer(teacher_app, name="teacher")
+space_app.command("profile")(profile)
+app.add_typer(space_app, name="space")
 
 
 class Format(StrEnum):
@@ -194,6 +199,9 @@ def predict(
     print_json(frame) if json else print_rows(records(frame))
 
 
+app.command()(build)
+
+
 @teacher_app.command("random")
 def teacher_random(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
@@ -285,9 +293,11 @@ def _closing(run_dir: Path, json: bool) -> None:
 
 
 def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
+    from nas.run.context import check_unet_space
     from search_spaces.space import load_space
 
     space, settings = load_space(recipe.space), recipe.calibration
+    check_unet_space(space)
     return {
         "stage_options": sum(len(space.options[stage]) for stage in space.stages),
         "whole_unets": settings.num_fit + settings.num_check,

@@ -9,9 +9,11 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from search_spaces.errors import UserError
+from search_spaces.vae_option import STEPS, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
-PIPELINE_STAGES = (*UNET_STAGES, "VE", "VD", "steps")
+_BEYOND_UNET = (*VAE_STAGES, STEPS)
+PIPELINE_STAGES = (*UNET_STAGES, *_BEYOND_UNET)
 _SEPARATOR = "-"
 
 
@@ -31,6 +33,16 @@ class Candidate(BaseModel):
     def id(self) -> str:
         """The option names joined by ``-``, such as ``RARA-RA-R-none-RARA-RR-R@3``."""
         return _SEPARATOR.join(self.options.values())
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether this is more than a U-Net alone."""
+        return any(stage in self.options for stage in _BEYOND_UNET)
+
+    @property
+    def unet(self) -> Candidate:
+        """The U-Net alone: itself without the VAE's stages and the steps."""
+        return Candidate(options={stage: name for stage, name in self.options.items() if stage not in _BEYOND_UNET})
 
     @classmethod
     def from_id(cls, text: str, stages: tuple[str, ...] | None = None) -> Self:

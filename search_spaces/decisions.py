@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from search_spaces.errors import UserError
-from search_spaces.options import DEEP, NONE, side_of
+from search_spaces.options import DEEP, NONE, check_word, side_of
 from search_spaces.stage_option import Attention, Conv, Internals, option_text, split_option
 from search_spaces.vae_option import (
     STEPS,
@@ -37,17 +37,17 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-OptionName: TypeAlias = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
-Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1)]
-Width: TypeAlias = Annotated[int, Field(ge=1, le=9999)]
-Depth: TypeAlias = Annotated[int, Field(ge=1, le=99)]
+OptionName: TypeAlias = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(min_length=1)]
+Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
+Width: TypeAlias = Annotated[int, Field(ge=1, le=9999, strict=True)]
+Depth: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
 Options: TypeAlias = tuple[OptionName, ...]
 
 
 class UNetDecisions(BaseModel):
     """Decisions of one U-Net stage; its options are all their combinations."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     word: Options
     """Words over R and A, such as RARA, RA, RR, R, R@3; for ``deep``: none, or encoder.mid.decoder."""
@@ -66,7 +66,7 @@ class UNetDecisions(BaseModel):
 class VaeDecisions(BaseModel):
     """Decisions of the VAE's encoder or decoder: the teacher's own, or a tiny ResNet."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: tuple[Literal["teacher", "tiny"], ...] = Field(default=("teacher", "tiny"), min_length=1)
     """The teacher's own, a tiny ResNet, or both to choose from."""
@@ -163,6 +163,7 @@ def stage_table(stage: str, choices: tuple[str, ...] | UNetDecisions | VaeDecisi
     for word in choices.word:
         if split_option(stage, word)[1] != Internals() or "_" in word:
             raise UserError(f"{stage}: word {word!r} names internals; give them as decisions of their own beside it")
+        check_word(stage, word)
     return _table(stage, columns, compose)
 
 
@@ -192,6 +193,8 @@ def _checked(stage: str, name: str) -> str:
     else:
         side_of(stage)
         word, internals = split_option(stage, name)
+        if word != NONE:
+            check_word(stage, word)
         canonical = option_text(word, internals)
         if canonical != name:
             raise UserError(f"{stage}: write option {name!r} as {canonical!r}")

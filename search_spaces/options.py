@@ -106,16 +106,59 @@ def decoder_word(where: str, text: str, teacher: str) -> Word:
     num_skips = len(_split(where, teacher))
     skips = default = default_skips(len(attention), num_skips)
     if at:
-        if not re.fullmatch(r"\d(\+\d)*", chosen):
-            raise UserError(f"{where}: {text!r} names no skips after '@'; write them as in R@3 or RR@1+3")
-        skips = tuple(int(part) - 1 for part in chosen.split("+"))
-        if list(skips) != sorted(set(skips)) or skips[0] < 0 or skips[-1] >= num_skips or len(skips) != len(attention):
-            raise UserError(
-                f"{where}: {text!r} must name {len(attention)} of the skips 1 to {num_skips}, in rising order, "
-                "one for each R"
-            )
+        skips = _skips(where, text, chosen, len(attention), num_skips)
     canonical = word if skips == default else word + "@" + "+".join(str(skip + 1) for skip in skips)
     return Word(canonical, tuple(Layer(a, skip) for a, skip in zip(attention, skips, strict=True)))
+
+
+def _skips(where: str, text: str, chosen: str, num_layers: int, num_skips: int) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d(\+\d)*", chosen):
+        raise UserError(f"{where}: {text!r} names no skips after '@'; write them as in R@3 or RR@1+3")
+    skips = tuple(int(part) - 1 for part in chosen.split("+"))
+    if list(skips) != sorted(set(skips)) or skips[0] < 0 or skips[-1] >= num_skips or len(skips) != num_layers:
+        raise UserError(
+            f"{where}: {text!r} must name {num_layers} of the skips 1 to {num_skips}, in rising order, one for each R"
+        )
+    return skips
+
+
+def check_word(stage: str, text: str) -> None:
+    """Raise unless some teacher could have this word in this stage; :func:`encoder_word` and so on ask a given one.
+
+    Raises:
+        UserError: not a word over R and A, skips named in an encoder or not in rising order, or not the
+            form of a ``deep`` option.
+    """
+    side = side_of(stage)
+    if side is Side.DEEP:
+        if text == NONE:
+            return
+        encoder, mid, decoder = _deep_parts(text)
+        _split(stage, encoder)
+        if mid != ABSENT:
+            _split(stage, mid)
+        _check_decoder_word(stage, decoder)
+    elif side is Side.DECODER:
+        _check_decoder_word(stage, text)
+    else:
+        _split(stage, text)
+
+
+def _check_decoder_word(where: str, text: str) -> None:
+    word, at, chosen = text.partition("@")
+    num_layers = len(_split(where, word))
+    if at:
+        _skips(where, text, chosen, num_layers, num_skips=9)
+
+
+def _deep_parts(text: str, example: str = "RR.RAR.RRR") -> list[str]:
+    parts = text.split(".")
+    if len(parts) != 3:
+        raise UserError(
+            f"{DEEP}: {text!r} is no option; write {NONE!r} or three words 'encoder.mid.decoder' such as "
+            f"{example!r}, with {ABSENT!r} for no middle block"
+        )
+    return parts
 
 
 def _check_against_teacher(where: str, text: str, attention: list[bool], teacher: str) -> None:
@@ -155,12 +198,7 @@ def deep_word(text: str, teacher: str) -> DeepWord:
     """
     if text == NONE:
         return DeepWord(NONE, None, False, None)
-    parts, own = text.split("."), teacher.split(".")
-    if len(parts) != 3:
-        raise UserError(
-            f"{DEEP}: {text!r} is no option; write {NONE!r} or three words 'encoder.mid.decoder' such as "
-            f"{teacher!r}, with {ABSENT!r} for no middle block"
-        )
+    parts, own = _deep_parts(text, teacher), teacher.split(".")
     if parts[1] not in (own[1], ABSENT):
         raise UserError(f"{DEEP}: middle block {parts[1]!r} in {text!r} must be {own[1]!r} or {ABSENT!r}")
     encoder = encoder_word(DEEP, parts[0], own[0])

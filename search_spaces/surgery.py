@@ -10,107 +10,44 @@ import copy as copying
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
-from search_spaces.errors import UserError
-from search_spaces.options import (
-    ABSENT,
-    DEEP,
-    NONE,
-    DeepWord,
-    Side,
-    Word,
-    decoder_word,
-    deep_word,
-    encoder_word,
-    side_of,
+from search_spaces.layers import shallow
+from search_spaces.options import DEEP, DeepWord, Side, Word, side_of
+from search_spaces.slimming import Selection, slim_layers
+from search_spaces.stages import (
+    check_candidate,
+    check_supported,
+    inherited_layers,
+    num_levels,
+    parse_option,
+    stage_names,
+    teacher_candidate,
+    teacher_word,
 )
-from search_spaces.stage_option import StageOption, option_text, split_option
 from search_spaces.unet import DecoderStage, DeepStage, DroppedStage, EncoderStage, StagedUNet, UNet
 
-_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
-_UP = ("UpBlock2D", "CrossAttnUpBlock2D")
-_MID = ("UNetMidBlock2DCrossAttn",)
+__all__ = [
+    "Selection",
+    "assemble",
+    "build_stage",
+    "check_candidate",
+    "check_supported",
+    "num_levels",
+    "parse_option",
+    "stage_names",
+    "teacher_candidate",
+    "teacher_word",
+]
+
+_NUM_TIMESTEPS = 17  # the time embedding is smooth in time
 
 
-def check_supported(unet: UNet) -> None:
-    """Raise unless the U-Net is one that can be cut into stages.
-
-    Raises:
-        UserError: fewer than two levels, block types other than SD's, another number of layers per
-            block on the way up than one more than on the way down, or extra conditioning.
-    """
-    config = unet.config
-    for key, legal in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-        for block in config[key]:
-            if block not in legal:
-                raise UserError(f"unsupported teacher: {key} has {block!r}; legal are {', '.join(legal)}")
-    if len(config.down_block_types) < 2:
-        raise UserError("unsupported teacher: a U-Net with one level has no stages to search; it needs two or more")
-    if config.mid_block_type not in (*_MID, None):
-        raise UserError(
-            f"unsupported teacher: mid_block_type {config.mid_block_type!r}; legal are {_MID[0]!r} and null"
-        )
-    extras = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_embedding_act_fn")
-    for key in extras:
-        if config.get(key) is not None:
-            raise UserError(f"unsupported teacher: {key} is {config[key]!r}; only U-Nets without it can be cut")
-    if config.center_input_sample or config.norm_num_groups is None:
-        raise UserError("unsupported teacher: centred input or missing output norm; only plain SD U-Nets can be cut")
-
-
-def num_levels(unet: UNet) -> int:
-    """Kept encoder stages: all levels but the deepest, which belongs to ``deep``."""
-    return len(unet.down_blocks) - 1
-
-
-def stage_names(unet: UNet) -> tuple[str, ...]:
-    """Stages in the order of the data: ``E1 E2 E3 deep D3 D2 D1`` for SD 1.5."""
-    levels = range(1, num_levels(unet) + 1)
-    return (*(f"E{i}" for i in levels), DEEP, *(f"D{i}" for i in reversed(levels)))
-
-
-def _block_word(block: Any) -> str:
-    return ("RA" if getattr(block, "has_cross_attention", False) else "R") * len(block.resnets)
-
-
-def teacher_word(unet: UNet, stage: str) -> str:
-    """The teacher's own option of a stage, such as ``RARA`` or, for ``deep``, ``RR.RAR.RRR``."""
-    side, level = side_of(stage), num_levels(unet)
-    if stage not in stage_names(unet):
-        raise UserError(f"stage {stage!r} does not exist in this teacher; legal are {', '.join(stage_names(unet))}")
-    if side is Side.ENCODER:
-        return _block_word(unet.down_blocks[int(stage[1:]) - 1])
-    if side is Side.DECODER:
-        return _block_word(unet.up_blocks[level + 1 - int(stage[1:])])
-    mid = ABSENT if unet.mid_block is None else "R" + "AR" * len(unet.mid_block.attentions)
-    return f"{_block_word(unet.down_blocks[level])}.{mid}.{_block_word(unet.up_blocks[0])}"
-
-
-def teacher_candidate(unet: UNet) -> Candidate:
-    """The candidate that is the teacher itself, ``deep`` kept."""
-    return Candidate(options={stage: teacher_word(unet, stage) for stage in stage_names(unet)})
-
-
-def parse_option(unet: UNet, stage: str, name: str) -> StageOption:
-    """Parse an option name of a stage against this teacher.
-
-    Raises:
-        UserError: an option that the teacher's stage cannot give.
-    """
-    own = teacher_word(unet, stage)
-    side = side_of(stage)
-    text, internals = split_option(stage, name)
-    word: Word | DeepWord
-    if side is Side.DEEP:
-        word = deep_word(text, own)
-    else:
-        word = encoder_word(stage, text, own) if side is Side.ENCODER else decoder_word(stage, text, own)
-    return StageOption(option_text(word.text, internals), word, internals)
-
-
-def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Module:
+def build_stage(
+    unet: UNet, stage: str, name: str, copy: bool = True, selection: Selection = Selection.IMPORTANCE
+) -> nn.Module:
     """One stage of the staged U-Net in the given option, with the teacher's weights where layers remain.
 
     Args:
@@ -118,11 +55,13 @@ def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Modu
         stage: ``E1`` ... ``D1`` or ``deep``.
         name: option name.
         copy: deep copies of the teacher's modules; ``False`` shares them (for inference only).
+        selection: which weights slimmer layers inherit.
 
     Raises:
         UserError: unknown stage or option, or an option whose channels do not fit together.
     """
-    word = parse_option(unet, stage, name).word
+    option = parse_option(unet, stage, name)
+    word = option.word
     level = num_levels(unet)
     if isinstance(word, DeepWord):
         module: nn.Module = _deep(unet, word)
@@ -132,8 +71,23 @@ def build_stage(unet: UNet, stage: str, name: str, copy: bool = True) -> nn.Modu
     else:
         number = int(stage[1:])
         module = _decoder(unet, level + 1 - number, word, stage)
+    if not option.internals.is_teachers:
+        parts = [module.encoder, module.mid, module.decoder] if isinstance(module, DeepStage) else [module]
+        temb = None if option.internals.resnet_width == 1 else _time_embeddings(unet)
+        for part in parts:
+            if part is not None:
+                slim_layers(part, option.internals, selection, temb)
     # Shared modules keep the teacher's mode: eval() here would reach into a teacher that is training.
     return copying.deepcopy(module) if copy else module
+
+
+def _time_embeddings(unet: UNet) -> Tensor:
+    """Time embeddings (T, D) of timesteps spread over SD's schedule of 1000; conditioning beside time is left out."""
+    weight = next(unet.time_embedding.parameters())
+    timesteps = torch.linspace(0, 999, _NUM_TIMESTEPS, device=weight.device)
+    with torch.no_grad():
+        embedded: Tensor = unet.time_embedding(unet.time_proj(timesteps).to(weight.dtype))
+    return embedded
 
 
 def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
@@ -143,59 +97,36 @@ def _encoder(block: Any, word: Word, with_downsampler: bool) -> EncoderStage:
     return EncoderStage(resnets, attentions, downsampler, num_skips=len(block.resnets))
 
 
-def _skip_channels(unet: UNet, up_index: int) -> list[int]:
-    """Channels of the skips entering an up block, in the order in which its layers read them."""
-    channels = list(unet.config.block_out_channels)
-    level = len(channels) - 1 - up_index
-    num_own = len(unet.up_blocks[up_index].resnets) - 1
-    return [channels[level]] * num_own + [channels[max(level - 1, 0)]]
-
-
 def _decoder(unet: UNet, up_index: int, word: Word, where: str) -> DecoderStage:
     block = unet.up_blocks[up_index]
-    skip_channels = _skip_channels(unet, up_index)
-    h_channels = block.resnets[0].in_channels - skip_channels[0]
-    out_channels = block.resnets[0].out_channels
-    resnets: list[nn.Module] = []
-    attentions: list[nn.Module | None] = []
-    skips: list[int] = []
-    for layer in word.layers:
-        assert layer.skip is not None
-        wanted = h_channels + skip_channels[layer.skip]
-        # The layer that reads this skip in the teacher comes first; where its input does not fit (a
-        # single layer must take the wide input of the first), the earliest fitting layer is inherited.
-        order = [layer.skip, *range(len(block.resnets))]
-        index = next((i for i in order if block.resnets[i].in_channels == wanted), None)
-        if index is None:
-            raise UserError(
-                f"{where}: {word.text!r} has no teacher layer with {wanted} input channels "
-                f"(legal: {', '.join(str(r.in_channels) for r in block.resnets)}); let it read other skips"
-            )
-        resnets.append(block.resnets[index])
-        attentions.append(block.attentions[index] if layer.attention else None)
-        skips.append(layer.skip)
-        h_channels = out_channels
+    inherited = inherited_layers(unet, up_index, word, where)
+    resnets = [block.resnets[index] for index in inherited]
+    attentions = [
+        block.attentions[index] if layer.attention else None
+        for index, layer in zip(inherited, word.layers, strict=True)
+    ]
+    skips = tuple(layer.skip for layer in word.layers if layer.skip is not None)
     upsampler = block.upsamplers[0] if block.upsamplers is not None else None
-    return DecoderStage(resnets, attentions, upsampler, tuple(skips))
+    return DecoderStage(resnets, attentions, upsampler, skips)
 
 
 def _deep(unet: UNet, word: DeepWord) -> nn.Module:
     level = num_levels(unet)
     if not word.kept:
-        last, first = unet.config.block_out_channels[level - 1], unet.config.block_out_channels[level]
-        if last != first:
-            raise UserError(
-                f"{DEEP}: {NONE!r} changes the interface of this teacher, whose decoder expects {first} channels "
-                f"where the encoder gives {last}; keep {teacher_word(unet, DEEP)!r}"
-            )
         return DroppedStage()
     assert word.encoder is not None and word.decoder is not None
     return DeepStage(
         unet.down_blocks[level - 1].downsamplers[0],
         _encoder(unet.down_blocks[level], word.encoder, with_downsampler=False),
-        unet.mid_block if word.mid else None,
+        _own_lists(unet.mid_block) if word.mid else None,
         _decoder(unet, 0, word.decoder, DEEP),
     )
+
+
+def _own_lists(mid: nn.Module) -> nn.Module:
+    """The middle block with lists of its own, so that its layers can be replaced without changing the teacher's."""
+    block: Any = mid
+    return shallow(mid, resnets=nn.ModuleList(block.resnets), attentions=nn.ModuleList(block.attentions))
 
 
 def assemble(
@@ -223,19 +154,3 @@ def assemble(
         for stage, name in candidate.options.items()
     }
     return StagedUNet.from_parts(unet, candidate, modules).train(unet.training)
-
-
-def check_candidate(unet: UNet, candidate: Candidate) -> None:
-    """Raise unless the candidate has exactly this teacher's stages, each with a canonical option.
-
-    Raises:
-        UserError: missing, extra or misordered stages; an unknown option; a name that is not canonical.
-    """
-    if tuple(candidate.options) != stage_names(unet):
-        raise UserError(
-            f"candidate has stages {' '.join(candidate.options)}; this teacher's are {' '.join(stage_names(unet))}"
-        )
-    for stage, name in candidate.options.items():
-        canonical = parse_option(unet, stage, name).text
-        if canonical != name:
-            raise UserError(f"{stage}: option {name!r} is written {canonical!r}; use that name")

@@ -199,9 +199,9 @@ def _write_pipeline(teacher: Teacher, staged: StagedUNet, folder: Path, standard
     with quiet_libraries():
         unet = to_diffusers(staged) if standard else staged
         teacher.pipeline(unet=unet).save_pretrained(folder, safe_serialization=True)
-        _drop_machine_paths(folder)
+        drop_machine_paths(folder)
         for path in folder.glob("*/*.safetensors"):
-            _align(path)
+            align_tensors(path)
         kind = UNet2DConditionModel if standard else StagedUNet
         reloaded = kind.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
     error = _difference(staged, reloaded, teacher)
@@ -252,7 +252,7 @@ def _copy_images(pictures: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _drop_machine_paths(folder: Path) -> None:
+def drop_machine_paths(folder: Path) -> None:
     """Take out where the teacher lay on this machine, which libraries write into their configs."""
     for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -261,7 +261,7 @@ def _drop_machine_paths(folder: Path) -> None:
             path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _align(path: Path) -> None:
+def align_tensors(path: Path) -> None:
     """Lengthen a safetensors header with spaces until the tensors start at a multiple of 64 bytes.
 
     diffusers maps the file into memory. Weights that start off a multiple of 16 take other BLAS kernels, and a

@@ -57,9 +57,16 @@ class RunContext:
 
     @cached_property
     def space(self) -> SearchSpace:
+        """The search space.
+
+        Raises:
+            UserError: none of that name, or one of whole pipelines, whose VAEs no run distills yet.
+        """
         from search_spaces.space import load_space
 
-        return load_space(self.recipe.space)
+        space = load_space(self.recipe.space)
+        check_unet_space(space)
+        return space
 
     @cached_property
     def costs(self) -> CostTable:
@@ -157,3 +164,16 @@ class RunContext:
         from nas.fidelity.settings import FidelitySettings
 
         return FidelitySettings(**self.recipe.fidelity.model_dump())
+
+
+def check_unet_space(space: SearchSpace) -> None:
+    """Raise unless the candidates are U-Nets: runs measure, distill and score those only.
+
+    Raises:
+        UserError: candidates are pipelines.
+    """
+    if space.is_pipeline:
+        raise UserError(
+            f"search space {space.name!r} has decisions beyond the U-Net ({', '.join(space.stages[-3:])}), which runs "
+            "cannot distill yet; give one of U-Nets such as nanosd, or build single candidates with `nanosd build`"
+        )

@@ -157,6 +157,7 @@ def calibrate(recipe: Recipe, out_path: Path | str, progress: Progress) -> Devic
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
     run = RunContext(recipe, RunDirectory(out.parent))
+    _ = run.space  # refused before anything is written
     profile = measure_profile(run, out.with_name(out.name + ".work"), progress)
     profile.save(out)
     return profile

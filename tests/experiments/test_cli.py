@@ -17,7 +17,7 @@ from experiments.exits import resumable, run_app
 from experiments.output import flatten, number, plain, print_json, print_rows
 from search_spaces.errors import UserError
 
-VERBS = ["search", "resume", "status", "pareto", "pick", "export", "calibrate", "predict", "teacher"]
+VERBS = ["search", "resume", "status", "pareto", "pick", "export", "build", "calibrate", "predict", "teacher"]
 HEAVY = [
     "torch",
     "ray",
