@@ -107,9 +107,10 @@ def test_sd15_blocks_compile_and_are_accurate_and_are_not_done_twice(
 @needs_qnn
 @pytest.mark.slow
 def test_a_teachers_own_weights_and_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The toy's latents are 8x8, where this compiler's default effort breaks SiLU (see docs/qualcomm-npu.md)."""
-    command = ["--teacher", "toy", "--stages", "E1,D1", "--options", "RA,R@3", "--optimization", "1"]
-    assert main([*command, "--check", "E1/RA,D1/R@3", "--out", str(tmp_path), "--json"]) in (0, 1)
+    """The toy's maps are 8x8, where this compiler errs (docs/qualcomm-npu.md): what is off must be said."""
+    command = ["--teacher", "toy", "--stages", "E1,D1", "--options", "R,R@3", "--check", "D1/R@3", "--json"]
+    code = main([*command, "--out", str(tmp_path)])
     found = json.loads(capsys.readouterr().out)
-    assert found["num_compiled"] == found["num_emulated"] == 2
-    assert found["worst_error_l2"] <= 0.03
+    assert found["num_compiled"] == found["num_options"] == 2
+    assert found["num_emulated"] == 1
+    assert found["num_inaccurate"] == (found["worst_error_l2"] > 0.01) == code
