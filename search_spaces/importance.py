@@ -19,7 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# With 33 nodes the variance of SiLU agrees with one of 201 nodes to seven digits for standard deviations up to 2.
+# With 33 nodes the variance of SiLU is that of 201 nodes to 2e-5 for means from -3 to 3 and deviations up to 2.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(33)
 
 

@@ -13,7 +13,7 @@ from search_spaces.candidate import Candidate
 from search_spaces.decisions import StageChoices, UNetDecisions, VaeDecisions, stage_table
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, Side, side_of
-from search_spaces.space import SearchSpace
+from search_spaces.space import MAX_NAME, SearchSpace
 from search_spaces.vae_option import STEPS, VAE_STAGES
 from search_spaces.yaml_lines import Document
 from search_spaces.yaml_lines import Path as Loc
@@ -114,6 +114,11 @@ def _explained(problem: Any, model: type[BaseModel]) -> str:
         return f"{shown} is no list; write what may be chosen in brackets, such as [RARA, RA] or [1, 0.5]"
     if problem["type"] == "too_short":
         return "is empty; give at least one"
+    if problem["loc"] == ("name",) and isinstance(problem["input"], str):
+        return (
+            f"{shown} is not legal; legal are up to {MAX_NAME} letters, digits, '_', '.' and '-', the first a letter "
+            "or digit: files are named after it"
+        )
     key = next((part for part in problem["loc"] if part in _LEGAL), None)
     return f"{shown} is not legal; {_LEGAL[key] if key else message.replace('input should be', 'legal is')}"
 

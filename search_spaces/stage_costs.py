@@ -79,7 +79,10 @@ def stage_costs(
         option = parse_option(meta, stage, name)
         call = calls[stage]
         module = build_stage(meta, stage, option.word.text, copy=False)
-        return traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
+        cost = traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
+        # Stages add up because every option lays out its outputs as the teacher does, whose calls these are.
+        assert cost.contiguous, f"{stage}: the outputs of {name!r} are not contiguous"
+        return cost
 
     options = {s: [unet_stage(s, name) for name in space.options[s]] for s in stage_names(meta)}
     teacher_options = teacher_candidate(meta).options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import ABSENT, DEEP, NONE, Side, side_of
+from search_spaces.space import MAX_NAME
 from search_spaces.stage_option import Attention, Conv, Internals, option_text
 from search_spaces.surgery import check_supported, parse_option, stage_names, teacher_word
 from search_spaces.unet import UNet
@@ -26,7 +28,7 @@ def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
     Args:
         unet: the teacher's U-Net, on any device.
         vae_levels: levels of the teacher's VAE, for the decisions on it; ``None``: left out.
-        name: name of the search space.
+        name: name of the search space; what names may not have in them becomes a dash.
 
     Raises:
         UserError: a U-Net that cannot be cut into stages.
@@ -41,7 +43,7 @@ def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
         "# (write that file with: nanosd space schema > space.schema.json)",
         f"# {size:,} candidates as it stands. Take a # away to search a decision too; the teacher's own comes first.",
         *yaml.safe_dump(
-            {"name": name, "description": f"Words of a U-Net with {channels} channels"},
+            {"name": _name(name), "description": f"Words of a U-Net with {channels} channels"},
             sort_keys=False,
             allow_unicode=True,
             width=10_000,
@@ -60,6 +62,11 @@ def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
         f"  smallest: {Candidate(options=smallest).id}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _name(text: str) -> str:
+    """The text as a legal name of a search space."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("_.-")[:MAX_NAME] or "space"
 
 
 def _comment(unet: UNet, stage: str) -> str:

@@ -173,7 +173,7 @@ def predict(profile_path: Path | str, candidate_ids: Sequence[str], space_name: 
     import pandas as pd
 
     from latency_predictors.profile import DeviceProfile
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     space, profile = load_space(space_name), DeviceProfile.load(Path(profile_path))
     if not candidate_ids:

@@ -1,7 +1,9 @@
-"""Costs of a whole network by brute force: second implementations that share nothing with the package's.
+"""Costs of a whole network by brute force: second implementations.
 
-Activations are found by the operators' schemas (the package goes by storage), one network is swept operator by
-operator (the package adds up tables), and MACs are closed forms of modules (the package's, of operators).
+MACs are closed forms of modules (the package's, of operators). Peak and traffic follow the package's conventions
+(unfused attention; views, and factors of one, are no operators) with a second bookkeeping: activations are found by
+the operators' schemas (the package goes by storage), and one network is swept operator by operator (the package
+adds up tables).
 """
 
 from __future__ import annotations

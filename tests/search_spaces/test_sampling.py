@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from search_spaces.bounded_counts import BoundedCounts
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.feasible import solve, sweep
+from search_spaces.feasible import best_within, solve, sweep
 from search_spaces.sampling import crossover, mutate, sample_within
 from search_spaces.space import SearchSpace
 from search_spaces.space_file import load_space
@@ -168,10 +168,58 @@ def test_solving_agrees_with_listing() -> None:
         limit = float(rng.integers(0, 120))
         answer = solve(costs, np.array([np.inf, limit]), minimise=0)
         within = sums[:, 1] <= limit
-        assert (answer is None) == (not within.any())
-        if answer is not None:
-            found = sum(table[option] for table, option in zip(costs, answer, strict=True))
+        assert not answer.unsure
+        assert (answer.rows is None) == (not within.any())
+        if answer.rows is not None:
+            found = sum(table[option] for table, option in zip(costs, answer.rows, strict=True))
             assert found[1] <= limit and found[0] == sums[within, 0].min()
+
+
+def split_costs(sizes: tuple[int, ...], num: int) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+    """Market split (Cornuejols and Dawande, 1998), which keeps branch and bound busy for hours.
+
+    Sums of ``num`` random costs must equal their means: for each, one budget from above and one from below.
+
+    Returns:
+        Per stage (options, 2 num), and budgets (2 num,).
+    """
+    rng = np.random.default_rng(13)
+    costs = [rng.integers(0, 1000, size=(size, num)).astype(float) for size in sizes]
+    target = np.floor(sum(table.mean(axis=0) for table in costs))
+    both = [np.concatenate([table, 1000 - table], axis=1) for table in costs]
+    return both, np.concatenate([target, 1000 * len(sizes) - target])
+
+
+def test_a_solver_that_runs_out_of_time_does_not_claim_that_there_is_none() -> None:
+    costs, budgets = split_costs((2,) * 40, 4)
+
+    def beyond(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        total = sum(table[rows[:, i]] for i, table in enumerate(costs))
+        return np.maximum(total - budgets, 0).sum(axis=1)
+
+    answer = best_within(costs, budgets, beyond, seconds=0.3)
+    assert answer.rows is None and answer.unsure == "the solver stopped after 0.3 seconds"
+    assert best_within(costs, budgets, beyond, seconds=0).unsure == "the solver had no time left"
+    least = sum(table.min(axis=0) for table in costs)
+    impossible = best_within(costs, least - 1, beyond, seconds=5)
+    assert impossible.rows is None and not impossible.unsure
+
+
+def test_the_solvers_time_is_of_all_numbers_of_steps_together_and_the_error_says_so() -> None:
+    tables, budgets = split_costs(JOINT.stage_sizes, 4)
+
+    def cost(number: int) -> Cost:
+        columns = [table[:, number] for table in tables]
+        return lambda matrix: np.sum([c[r] for c, r in zip(columns, JOINT.stage_rows(matrix).T, strict=True)], axis=0)
+
+    costs = {f"c{i}": cost(i) for i in range(len(budgets))}
+    limits = {name: float(budgets[i]) for i, name in enumerate(costs)}
+    with pytest.raises(UserError) as caught:
+        sample_within(JOINT, costs, limits, np.random.default_rng(0), 1, solver_seconds=0.6)
+    share = 0.6 / len(JOINT.options["steps"])
+    message = str(caught.value)
+    assert "no candidate was found within c0" in message and "within the others" not in message
+    assert f"the solver stopped after {share:.3g} seconds, so there may be some: raise a budget" in message
 
 
 def test_budgets_that_nothing_meets_say_what_can_be() -> None:
@@ -187,7 +235,7 @@ def test_budgets_that_nothing_meets_say_what_can_be() -> None:
         assert f"b {b.min():,.0f} (the least is {b.min():,.0f}, and {least_beside:,.0f} within the others)" in str(
             caught.value
         )
-    with pytest.raises(UserError, match=r"no candidate was found within peak 1 \(the least is"):
+    with pytest.raises(UserError, match=r"no candidate was found within peak 1 \(the least found is .* led to none"):
         sample_within(TWO_STEPS, costs, {"peak": 1}, np.random.default_rng(0), 1, 0)
     with pytest.raises(UserError, match="budget 'ms' has no cost; legal are a, b, peak"):
         sample_within(TWO_STEPS, costs, {"ms": 1}, np.random.default_rng(0), 1)

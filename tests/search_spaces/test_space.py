@@ -1,5 +1,7 @@
 """Search spaces: encoding, enumeration, sampling, presets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,9 @@ from scipy.stats import chisquare
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space, preset_names
+from search_spaces.sampling import mutate
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space, preset_names
 
 NANOSD = load_space("nanosd")
 
@@ -67,3 +71,54 @@ def test_wrong_candidates_are_one_line() -> None:
         with pytest.raises(UserError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ([[0, 0, -1]], r"index -1 of D1 in row 0 is outside search space 'two'; legal are 0 to 1"),
+        ([[0, 0, 0], [2, 0, 0]], r"index 2 of E1 in row 1 is outside search space 'two'; legal are 0 to 1"),
+        # In range once added up with its stage's other decisions, and so another candidate in silence.
+        ([[1, 0, 2]], "index 2 of D1"),
+        ([[0.0, 0.0, 0.9]], "index matrix of float64; legal are whole numbers"),
+        ([[True, False, True]], "index matrix of bool"),
+        ([0, 0, 0], r"index matrix of shape \(3,\): search space 'two' has 3 decisions; legal is \(candidates, 3\)"),
+        ([[0, 0]], r"index matrix of shape \(1, 2\)"),
+    ],
+)
+def test_index_matrices_of_no_candidates_are_refused(matrix: list[Any], expected: str) -> None:
+    space = SearchSpace(name="two", options={"E1": ("RA", "R"), "deep": ("none",), "D1": ("RA", "R")})
+    array = np.array(matrix)
+    for call in (
+        space.stage_rows,
+        space.canonical,
+        space.rank,
+        lambda m: mutate(space, m, np.random.default_rng(0), 1),
+    ):
+        with pytest.raises(UserError, match=expected) as caught:
+            call(array)
+        assert "\n" not in str(caught.value)
+    if array.ndim == 2:
+        with pytest.raises(UserError):
+            space.neighbours(array[-1])
+
+
+def test_index_matrices_of_any_whole_numbers_are_candidates() -> None:
+    space = SearchSpace(name="two", options={"E1": {"word": ["RARA", "R"], "heads": [1, 0.5]}, "deep": ["none"]})
+    every = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
+    for dtype in (np.int8, np.uint8, np.int32, np.uint64):
+        assert space.stage_rows(every.astype(dtype)).tolist() == [[0, 0], [1, 0], [2, 0], [2, 0]]
+    assert space.stage_rows(np.zeros((0, 3), dtype=int)).shape == (0, 2)
+
+
+def test_neighbours_need_not_be_symmetric() -> None:
+    options = {"E1": {"word": ["RARA", "R"], "ff_width": [1, 0.5]}, "deep": ["none"], "D1": ["R"]}
+    space = SearchSpace(name="two", options=options)
+
+    def neighbours(name: str) -> set[str]:
+        rows = space.neighbours(space.encode(Candidate(options={"E1": name, "deep": "none", "D1": "R"})))
+        return {space.decode(row).options["E1"] for row in rows}
+
+    assert neighbours("RARA_f0.5") == {"RARA", "R"}
+    assert neighbours("R") == {"RARA"}
+    assert neighbours("RARA") == {"RARA_f0.5", "R"}

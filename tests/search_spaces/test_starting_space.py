@@ -87,8 +87,17 @@ def test_the_vaes_decisions_can_be_uncommented_too() -> None:
 def test_names_that_yaml_would_take_for_something_else() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=16, **TEACHERS["toy"])
-    for name in ("15", "no", "a: b", "it's", "x # y"):
+    for name in ("15", "no", "1e3", "2024-01-02"):
         assert parse_space("new.yaml", starting_space(unet, None, name)).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"), [("a: b", "a-b"), ("../mine", "mine"), ("", "space"), ("é", "space"), ("x" * 300, "x" * 100)]
+)
+def test_names_that_are_not_legal_become_so(name: str, legal: str) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=16, **TEACHERS["toy"])
+    assert parse_space("new.yaml", starting_space(unet, None, name)).name == legal
 
 
 def test_a_teacher_that_cannot_be_cut_is_refused() -> None:

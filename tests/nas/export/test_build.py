@@ -15,7 +15,8 @@ from nas.export.build import CANDIDATE_FILE, build_candidate, find_candidate
 from nas.export.inputs import unet_inputs
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 from search_spaces.surgery import assemble
 from search_spaces.vae import StagedVAE, assemble_vae
 
