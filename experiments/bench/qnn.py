@@ -113,7 +113,7 @@ class Bench:
         """Compiles one option and keeps its report."""
         context = self._out / f"{stage}_{option}.onnx"
         steps = Steps(f"{stage}/{option}", self._settings)
-        with tempfile.TemporaryDirectory(dir=self._out, prefix=".work-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="qnn-") as scratch:
             graph = Path(scratch) / "float32.onnx"
             if self._teacher is None:
                 samples = Path(scratch) / "samples.safetensors"

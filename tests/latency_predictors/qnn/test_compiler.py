@@ -34,6 +34,7 @@ def compile_and_emulate(graph: str, samples: str, folder: str) -> dict[str, list
 
 
 @needs_qnn
+@pytest.mark.slow
 def test_the_emulator_agrees_with_onnxruntime_on_the_quantised_graph(
     conv_graph: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,6 +50,7 @@ def test_the_emulator_agrees_with_onnxruntime_on_the_quantised_graph(
 
 
 @needs_qnn
+@pytest.mark.slow
 def test_a_graph_compiles_and_is_accurate(conv_graph: Path, samples: list[Sample], tmp_path: Path) -> None:
     path = write_samples(tmp_path / "s.safetensors", samples)
     context = tmp_path / "out" / "conv.onnx"
@@ -62,6 +64,7 @@ def test_a_graph_compiles_and_is_accurate(conv_graph: Path, samples: list[Sample
 
 
 @needs_qnn
+@pytest.mark.slow
 def test_what_the_npu_cannot_take_is_named(unsupported_graph: Path, samples: list[Sample], tmp_path: Path) -> None:
     path = write_samples(tmp_path / "s.safetensors", samples)
     context = tmp_path / "out" / "det.onnx"
