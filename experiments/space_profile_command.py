@@ -29,9 +29,13 @@ def profile(
     precision: Annotated[
         Precision | None, typer.Option(help="For bytes; without it the device profile's, or w8a16.")
     ] = None,
-    latent_size: Annotated[int | None, typer.Option(min=1, help="Of the latents; without it the teacher's.")] = None,
-    num_tokens: Annotated[int | None, typer.Option(min=1, help="Of the text; without it the teacher's.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 1,
+    latent_size: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of the latents; without it the teacher's.")
+    ] = None,
+    num_tokens: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Of the text; without it the teacher's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Samples in one forward pass.")] = 1,
     max_params: Annotated[float | None, MaxOf] = None,
     max_macs: Annotated[float | None, MaxOf] = None,
     max_weight_bytes: Annotated[float | None, MaxOf] = None,
@@ -61,11 +65,17 @@ def profile(
     from nas.space_profile import profile_space
     from nas.teacher import load_shapes, load_teacher, num_text_tokens
     from search_spaces.costs import CostTable
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     chosen, device_profile = load_space(space), None if device is None else DeviceProfile.load(device)
     unet, vae = load_shapes(teacher)
-    size = latent_size or int(unet.config.sample_size)
+    size = latent_size or unet.config.sample_size
+    if isinstance(size, list):
+        size = tuple(size)
+    if not isinstance(size, int) and not (isinstance(size, tuple) and len(size) == 2):
+        raise UserError(
+            f"teacher {teacher!r}: sample_size {size!r} of its U-Net is no latent size; give one with --latent-size"
+        )
     tokens = num_tokens or num_text_tokens(teacher)
     if device_profile is not None:
         measured = _PRECISIONS[device_profile.precision]
@@ -79,7 +89,7 @@ def profile(
                     f"{name} {given}: the device profile was measured with {legal}; leave {name} out, or the profile"
                 )
         precision = measured
-        device_profile.check(chosen, load_teacher(teacher).key, size)
+        device_profile.check(chosen, load_teacher(teacher).key, size if isinstance(size, int) else None)
     table = CostTable.from_unet(unet, chosen, size, tokens, batch, vae=vae)
     budgets: Mapping[str, float | None] = {
         "num_params": max_params,

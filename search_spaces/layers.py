@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -126,6 +127,31 @@ def pointwise_conv2d(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d
     layer.out_channels, layer.in_channels = weight.shape[:2]
     layer.weight, layer.bias = _parameter(like.weight, weight), _parameter(like.weight, bias)
     return layer.train(like.training)
+
+
+def draw_weights(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+    """Fill a layer with torch's own default distribution, on the CPU and moved; nothing on ``meta``.
+
+    Args:
+        generator: one of the CPU, so that all devices get the same weights.
+    """
+    if layer.weight.is_meta:
+        return
+    bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+
+def draw_new_weights(module: nn.Module, given: nn.Module, generator: torch.Generator) -> None:
+    """Set the layers of a module that another one does not have to torch's initial values."""
+    inherited = {id(layer) for layer in given.modules()}
+    for layer in module.modules():
+        if id(layer) in inherited:
+            continue
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            draw_weights(layer, generator)
+        elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
+            layer.reset_parameters()
 
 
 _NUM_OUTPUTS = {nn.Linear: "out_features", nn.Conv2d: "out_channels", nn.GroupNorm: "num_channels"}

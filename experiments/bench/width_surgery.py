@@ -3,11 +3,11 @@
     python -m experiments.bench.width_surgery [--teacher toy] [--images 64] [--json]
 
 For every stage of the teacher and every kind of internals: the relative L2 error sqrt(sum (o - t)^2 / sum t^2) over
-the stage's outputs, on features of real photographs (noised at random timesteps). Three ways to make the weights of
-the same layers: by importance (ours); the first channels, units and heads, nothing moved into biases; PyTorch's random
-initialisation of the layers that are cut, the others inherited. A separable convolution has no first parts, and an
-attention that is dropped leaves nothing to initialise. The last line gives geometric means. Exit code 0; 2: an error
-that you can mend.
+the stage's outputs, on features of real photographs (noised at random timesteps). Four ways to make the weights of
+the same layers: by importance (ours); by the weights' magnitude, and the first channels, units and heads, with nothing
+moved into biases; PyTorch's random initialisation of the layers that are cut, the others inherited. A separable
+convolution has no first parts, and an attention that is dropped leaves nothing to initialise. The last line gives
+geometric means. Exit code 0; 2: an error that you can mend.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Row:
     stage: str
     option: str
     importance: float
+    magnitude: float | None
     first: float | None
     random: float | None
 
@@ -55,8 +56,6 @@ def measure(teacher: Teacher, num_images: int, seed: int = 0, kinds: Sequence[st
         seed: of crops, timesteps, noise and random initialisation.
         kinds: internals, as they are written after a word.
     """
-    import torch
-
     from search_spaces.slimming import Selection
     from search_spaces.surgery import build_stage, parse_option, teacher_candidate
 
@@ -70,13 +69,12 @@ def measure(teacher: Teacher, num_images: int, seed: int = 0, kinds: Sequence[st
                 continue  # a width that this stage's groups or heads do not divide
             errors = {}
             for selection in Selection:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
-                    module = build_stage(teacher.unet, stage, option, copy=False, selection=selection)
+                module = build_stage(teacher.unet, stage, option, copy=False, selection=selection, seed=seed)
                 errors[selection] = _relative_error(module, record[stage])
             first = None if kind in _WITHOUT_FIRST else errors[Selection.FIRST]
             random = None if kind in _WITHOUT_RANDOM else errors[Selection.RANDOM]
-            rows.append(Row(stage, option, errors[Selection.IMPORTANCE], first, random))
+            magnitude = None if kind in _WITHOUT_FIRST else errors[Selection.MAGNITUDE]
+            rows.append(Row(stage, option, errors[Selection.IMPORTANCE], magnitude, first, random))
     return rows
 
 
@@ -107,11 +105,11 @@ def _relative_error(module: Any, io: StageIO) -> float:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float | int]:
-    """Geometric means over the rows that have all three, and in how many of them importance is nearer than first."""
+    """Geometric means over the rows that have all four, and in how many of them importance is nearer than first."""
     chosen = [row for row in rows if row.first is not None and row.random is not None]
     means = {
         name: math.exp(sum(math.log(getattr(row, name)) for row in chosen) / len(chosen))
-        for name in ("importance", "first", "random")
+        for name in ("importance", "magnitude", "first", "random")
     }
     return {**means, "num_rows": len(chosen), "num_nearer": sum(row.importance < (row.first or 0) for row in chosen)}
 
@@ -119,14 +117,15 @@ def summary(rows: Sequence[Row]) -> dict[str, float | int]:
 def render(rows: Sequence[Row]) -> str:
     """The table as text for a terminal."""
     width = max(len(row.option) for row in rows)
-    lines = [f"{'stage':<6}{'option':<{width}}{'importance':>12}{'first':>9}{'random':>9}"]
+    lines = [f"{'stage':<6}{'option':<{width}}{'importance':>12}{'magnitude':>11}{'first':>9}{'random':>9}"]
     for row in rows:
         others = "".join("-".rjust(9) if error is None else f"{error:>9.4f}" for error in (row.first, row.random))
-        lines.append(f"{row.stage:<6}{row.option:<{width}}{row.importance:>12.4f}{others}")
+        magnitude = "-".rjust(11) if row.magnitude is None else f"{row.magnitude:>11.4f}"
+        lines.append(f"{row.stage:<6}{row.option:<{width}}{row.importance:>12.4f}{magnitude}{others}")
     means = summary(rows)
+    named = ", ".join(f"{name} {means[name]:.4f}" for name in ("importance", "magnitude", "first", "random"))
     lines.append(
-        f"{means['num_rows']} rows with all three, geometric means: importance {means['importance']:.4f}, "
-        f"first {means['first']:.4f}, random {means['random']:.4f}; importance nearer than first in "
+        f"{means['num_rows']} rows with all four, geometric means: {named}; importance nearer than first in "
         f"{means['num_nearer']}"
     )
     return "\n".join(lines)

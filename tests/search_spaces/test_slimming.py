@@ -265,6 +265,29 @@ def test_random_initialisation_keeps_what_was_not_cut(resnet: ResnetBlock2D) -> 
     assert not torch.isin(slim.conv1.weight, resnet.conv1.weight).any()
 
 
+def test_random_initialisation_draws_from_its_own_generator(
+    resnet: ResnetBlock2D, transformer: Transformer2DModel
+) -> None:
+    internals = Internals(0.5, 0.25, 0.5)
+
+    def drawn(seed: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        slim = slim_resnet(resnet, internals, Selection.RANDOM, generator=generator)
+        other = slim_resnet(resnet, internals, Selection.RANDOM, generator=generator)
+        layer = slim_attention(transformer, internals, Selection.RANDOM, generator).transformer_blocks[0]
+        return [slim.conv1.weight, other.conv1.weight, layer.attn1.to_q.weight, layer.ff.net[-1].weight]
+
+    state = torch.get_rng_state()
+    first, again, others = drawn(1), drawn(1), drawn(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, same, different in zip(first, again, others, strict=True):
+        assert torch.equal(one, same) and not torch.isin(one, different).any()
+        # Uniform with torch's bound, the inverse root of the inputs of one output.
+        bound = one[0].numel() ** -0.5
+        assert one.abs().max() <= bound and 0.8 < one.std() / (bound / 3**0.5) < 1.2
+    assert not torch.isin(first[0], first[1]).any()
+
+
 def test_weights_keep_precision_and_whether_they_train(resnet: ResnetBlock2D) -> None:
     half = copy.deepcopy(resnet).half().requires_grad_(False)
     slim = slim_resnet(half, Internals(0.5, conv=Conv.SEPARABLE))

@@ -56,6 +56,23 @@ def test_presets_load_and_their_named_candidates_are_in_them(name: str) -> None:
     assert all(space.contains(space.named(candidate)) for candidate in space.candidates)
 
 
+@pytest.mark.parametrize(
+    ("text", "stages"),
+    [
+        ("RARA-RA-R-none-RARA-RR-R@3", "E1 E2 E3 deep D3 D2 D1"),
+        ("RR-RA-none-RARA-RRR", "E1 E2 deep D2 D1"),  # SDXL's
+        ("R-R.x.R-R", "E1 deep D1"),
+        ("RARA-RA-R-none-RARA-RR-R@3-teacher-64x1.64x3.64x3.64x3-4", "E1 E2 E3 deep D3 D2 D1 VE VD steps"),
+        ("RR-RA-none-RARA-RRR-teacher-teacher-1", "E1 E2 deep D2 D1 VE VD steps"),
+        ("R-R.x.R-R-teacher-teacher-50", "E1 deep D1 VE VD steps"),
+    ],
+)
+def test_ids_say_their_stages(text: str, stages: str) -> None:
+    candidate = Candidate.from_id(text)
+    assert tuple(candidate.options) == tuple(stages.split())
+    assert candidate.id == text and candidate == Candidate.from_id(text, tuple(stages.split()))
+
+
 def test_wrong_candidates_are_one_line() -> None:
     space = SearchSpace(name="two", options={"E1": ("RA", "R"), "deep": ("none",), "D1": ("RA", "R")})
     for call, expected in (
@@ -65,6 +82,11 @@ def test_wrong_candidates_are_one_line() -> None:
         (lambda: space.decode([0]), "outside"),
         (lambda: space.named("x"), "names no candidate"),
         (lambda: Candidate.from_id("RA-RA"), "has 2 options"),
+        (lambda: Candidate.from_id("RA-RA-R-none-RARA-RR"), r"has 6 options; legal is .*\(7 for SD 1.x and 2.x, 5 for"),
+        (lambda: Candidate.from_id("RA-none-R-teacher-4"), "has 5 options; legal is .* a pipeline 3 more"),
+        (lambda: Candidate.from_id("RA"), "has 1 options"),
+        (lambda: Candidate.from_id("-".join(["R"] * 21)), "has 21 options"),
+        (lambda: Candidate.from_id("RA--R"), "has 3 options; legal is one per stage E1-deep-D1"),
         (lambda: Candidate.from_json("{"), "not JSON"),
         (lambda: Candidate.from_json('{"options": 3}'), "must be an object"),
         (lambda: Candidate.from_json("[" * 200_000), "nested too deeply"),
@@ -76,7 +98,7 @@ def test_wrong_candidates_are_one_line() -> None:
         with pytest.raises(UserError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < 400
+        assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

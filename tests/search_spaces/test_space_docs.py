@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from nas.random_teacher import TOY_UNET
+from nas.random_teacher import TOY_UNET, TOY_VAE
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 from search_spaces.space_file import load_space, parse_space, preset_names
@@ -43,7 +43,7 @@ def test_the_presets_are_all_listed_with_their_sizes() -> None:
 
 def test_the_error_is_the_one_shown() -> None:
     with torch.device("meta"):
-        text = starting_space(UNet2DConditionModel(**TOY_UNET), 4, "my_space")
+        text = starting_space(UNet2DConditionModel(**TOY_UNET), AutoencoderKL(**TOY_VAE), "my_space")
     wrong = text.replace("    # resnet_width: [1, 0.5]", "    resnet_width: [1, 1.5]", 1)
     with pytest.raises(UserError) as caught:
         parse_space("my_space.yaml", wrong)

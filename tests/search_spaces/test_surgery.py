@@ -16,6 +16,7 @@ from search_spaces.space_file import load_space, preset_names
 from search_spaces.standard import to_diffusers, why_not_standard
 from search_spaces.surgery import assemble, build_stage, parse_option, stage_names, teacher_candidate
 from search_spaces.unet import StagedUNet, StageIO
+from search_spaces.vae import assemble_vae
 
 # nanosd-facts: SD 1.5 measured with diffusers; BK-SDM as published (arXiv 2305.15798).
 PUBLISHED = {
@@ -200,7 +201,7 @@ def test_random_candidates_run_forward_and_backward(small_unet: UNet2DConditionM
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", preset_names())
 def test_200_random_candidates_run_forward_and_backward_on_the_toy_teacher(toy_teacher: Teacher, preset: str) -> None:
-    """The U-Nets of 200 candidates, or of all if the preset has fewer; what VAEs they have is tested in test_vae."""
+    """200 candidates, or all if the preset has fewer: their U-Nets and, of pipelines, their VAEs."""
     space, unet = load_space(preset), toy_teacher.unet
     generator = torch.Generator().manual_seed(0)
     width, size = unet.config.cross_attention_dim, unet.config.sample_size
@@ -210,9 +211,18 @@ def test_200_random_candidates_run_forward_and_backward_on_the_toy_teacher(toy_t
         torch.randn(2, toy_teacher.num_tokens, width, generator=generator),
     )
     rows = space.sample(np.random.default_rng(2), 200) if space.num_candidates > 200 else space.enumerate()
+    image = torch.rand(1, 3, 8 * size, 8 * size, generator=generator) * 2 - 1
     for row in rows:
-        chosen = space.decode(row).options
-        run_forward_and_backward(unet, {s: chosen[s] for s in stage_names(unet)}, inputs)
+        candidate = space.decode(row)
+        run_forward_and_backward(unet, {s: candidate.options[s] for s in stage_names(unet)}, inputs)
+        if space.is_pipeline:
+            vae = assemble_vae(toy_teacher.vae, candidate).requires_grad_(True)
+            moments = vae.encode(image).latent_dist
+            output = vae.decode(moments.mean).sample
+            (output.square().mean() + moments.logvar.square().mean()).backward()
+            assert output.shape == image.shape and torch.isfinite(output).all(), candidate
+            for name, parameter in vae.named_parameters():
+                assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), (candidate, name)
 
 
 @pytest.mark.parametrize("kind", INTERNALS)
