@@ -38,6 +38,4 @@ def build(
         print_json(facts)
         return
     print_mapping(facts)
-    for part, home in built.loads_with.items():
-        module, _, name = home.rpartition(".")
-        print(f'from {module} import {name}; {part} = {name}.from_pretrained("{out / part}")')
+    print("\n".join(built.loading(out)))

@@ -187,7 +187,9 @@ def predict(
     candidates: Annotated[
         list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate ids; - reads them, one a line.")
     ],
-    space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
+    space: Annotated[
+        str | None, typer.Option(help="Search-space preset or YAML file that the candidates must be of.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Predict the latency of candidates from a device profile."""

@@ -57,7 +57,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
             say(line)
         return 2
     except typer.TyperException as error:  # an unknown verb or option, a missing argument
-        say(f"{error.format_message().rstrip('.')}; see nanosd --help")
+        context = getattr(error, "ctx", None)
+        verb = "nanosd" if context is None else context.command_path
+        say(f"{error.format_message().rstrip('.')}; see {verb} --help")
         return 2
     except BrokenPipeError:  # `nanosd pareto RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

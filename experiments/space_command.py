@@ -43,7 +43,7 @@ def show(
             {
                 "stage": stage,
                 "num_options": len(loaded.options[stage]),
-                "decisions": {d.name: d.values for d in loaded.decisions if d.stage == stage},
+                "decisions": {d.name: [_plain(v) for v in d.values] for d in loaded.decisions if d.stage == stage},
             }
             for stage in loaded.stages
         ]
@@ -83,10 +83,9 @@ def new(
     quiet()
     from nas.teacher import load_shapes
     from search_spaces.starting_space import starting_space
-    from search_spaces.vae import num_vae_levels
 
     unet, vae = load_shapes(teacher)
-    text = starting_space(unet, num_vae_levels(vae), out.stem if out else Path(teacher).name)
+    text = starting_space(unet, vae, out.stem if out else Path(teacher).name)
     if out is None:
         print(text, end="")
         return
@@ -102,6 +101,16 @@ def schema() -> None:
     from search_spaces.schema import json_schema
 
     print(dumps(json_schema(), indent=2))
+
+
+def _plain(value: str) -> str | int | float:
+    """A width, depth or number of steps as a number, a word as it is."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _check(space: str, teacher: str) -> None:

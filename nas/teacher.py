@@ -24,6 +24,8 @@ _COMPONENTS = {
     "tokenizer": None,
     "scheduler": None,
 }
+# Where it is not config.json; the tokenizer does without.
+_CONFIGS = {"tokenizer": None, "scheduler": "scheduler_config.json"}
 _CHUNK = 64  # prompts, or images of 64x64 pixels, at a time; larger images in fewer, which bounds the memory
 
 
@@ -230,6 +232,9 @@ def _check_layout(folder: Path) -> None:
     for name, legal in _COMPONENTS.items():
         if not (folder / name).is_dir():
             raise UserError(f"teacher folder {folder} has no {name}/; a Stable Diffusion pipeline needs it")
+        config = _CONFIGS.get(name, "config.json")
+        if config is not None and not (folder / name / config).is_file():
+            raise UserError(f"teacher folder {folder} has no {name}/{config}; restore the file or give another teacher")
         if legal is not None and classes[name] != legal:
             raise UserError(
                 f"teacher folder {folder} is not in Stable Diffusion format: {name} is {classes[name]!r}, "

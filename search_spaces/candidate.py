@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from search_spaces.errors import UserError
-from search_spaces.options import DEEP
-from search_spaces.vae_option import STEPS, VAE_STAGES
+from search_spaces.options import DEEP, NONE
+from search_spaces.vae_option import STEPS, TEACHER, VAE_STAGES
 
 UNET_STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")  # of SD 1.x and 2.x
 _BEYOND_UNET = (*VAE_STAGES, STEPS)
@@ -64,7 +64,7 @@ class Candidate(BaseModel):
         if len(names) != len(stages) or not all(names):
             raise UserError(
                 f"candidate {text!r} has {len(names)} options; legal is one per stage {_SEPARATOR.join(stages)}, "
-                f"such as {_EXAMPLE} for E1 to D1 of SD 1.x"
+                f"such as {_fitting_example(names, stages)}"
             )
         return cls(options=dict(zip(stages, names, strict=True)))
 
@@ -99,6 +99,15 @@ class Candidate(BaseModel):
 
     def __str__(self) -> str:
         return self.id
+
+
+def _fitting_example(names: list[str], stages: tuple[str, ...]) -> str:
+    """An id with one option for each stage; the given options of a U-Net with those of the teacher's pipeline."""
+    example = {DEEP: NONE, **dict.fromkeys(VAE_STAGES, TEACHER), STEPS: "1"}
+    unet = [stage for stage in stages if stage not in _BEYOND_UNET]
+    if len(names) == len(unet) and all(names):
+        example |= dict(zip(unet, names, strict=True))
+    return _SEPARATOR.join(example.get(stage, "RA") for stage in stages)
 
 
 def _stages_of(text: str, names: list[str]) -> tuple[str, ...]:

@@ -16,8 +16,13 @@ def test_show_lists_every_decision(capsys: pytest.CaptureFixture[str]) -> None:
     shown, space = json.loads(capsys.readouterr().out), load_space("nanosd-joint")
     assert shown["num_candidates"] == space.num_candidates >= 10**12
     assert shown["candidates"] == space.candidates
-    decisions = {name: tuple(v) for stage in shown["stages"] for name, v in stage["decisions"].items()}
-    assert decisions == {decision.name: decision.values for decision in space.decisions}
+    decisions = {name: values for stage in shown["stages"] for name, values in stage["decisions"].items()}
+    assert {name: tuple(map(str, values)) for name, values in decisions.items()} == {
+        decision.name: decision.values for decision in space.decisions
+    }
+    for name, values in decisions.items():
+        is_number = "width" in name or "depth" in name or name.endswith(".heads") or name == "steps"
+        assert all(isinstance(value, (int, float) if is_number else str) for value in values), name
     assert [stage["num_options"] for stage in shown["stages"]] == list(space.stage_sizes)
 
     assert run_app(app, ["space", "show", "nanosd"]) == 0

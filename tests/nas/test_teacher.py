@@ -114,6 +114,8 @@ def _truncate(p: Path) -> None:
     [
         (_drop("model_index.json"), "has no model_index.json"),
         (_drop("vae"), "has no vae/"),
+        (_drop("unet/config.json"), "has no unet/config.json; restore the file"),
+        (_drop("scheduler/scheduler_config.json"), "has no scheduler/scheduler_config.json; restore the file"),
         (_drop("unet/diffusion_pytorch_model.safetensors"), "has no .safetensors weights"),
         (_set_class, "unet is 'FluxTransformer2DModel'"),
         (_truncate, "cannot be loaded"),

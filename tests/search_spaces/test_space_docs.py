@@ -46,7 +46,7 @@ def test_the_errors_are_the_ones_shown(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**TOY_UNET), AutoencoderKL(**TOY_VAE)
-    text = starting_space(unet, 4, "my_space")
+    text = starting_space(unet, vae, "my_space")
     for wrong in ("1.5", "0.3"):
         Path("my_space.yaml").write_text(
             text.replace("    # resnet_width: [1, 0.5]", f"    resnet_width: [1, {wrong}]", 1)
