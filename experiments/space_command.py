@@ -2,15 +2,12 @@
 
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from experiments.output import print_json, print_mapping, print_rows
 from search_spaces.errors import UserError
-
-if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
 
 space_app = typer.Typer(help="Look at a search space, or start one for a teacher.")
 
@@ -31,7 +28,7 @@ def show(
 
     loaded = load_space(space)
     if teacher is not None:
-        _check(loaded, teacher)
+        _check(space, teacher)
     facts: dict[str, object] = {
         "name": loaded.name,
         "description": loaded.description,
@@ -116,12 +113,11 @@ def _plain(value: str) -> str | int | float:
     return value
 
 
-def _check(space: "SearchSpace", teacher: str) -> None:
+def _check(space: str, teacher: str) -> None:
     from nas.quiet import quiet
 
     quiet()
     from nas.teacher import load_shapes
-    from search_spaces.costs import check_space
+    from search_spaces.teacher_fit import load_fitting_space
 
-    unet, vae = load_shapes(teacher)
-    check_space(unet, space, vae)
+    load_fitting_space(space, *load_shapes(teacher))

@@ -182,17 +182,13 @@ class SearchSpace(BaseModel):
             )
         if not np.issubdtype(indices.dtype, np.integer):
             raise UserError(f"index matrix of {indices.dtype}; legal are whole numbers, such as int64")
-        if len(indices) and (indices.min() < 0 or (indices.max(axis=0) >= self._sizes).any()):
-            row, column = np.argwhere((indices < 0) | (indices >= self._sizes))[0]
+        if len(indices) and (indices.min() < 0 or (indices.max(axis=0) >= np.array(self.sizes)).any()):
+            row, column = np.argwhere((indices < 0) | (indices >= np.array(self.sizes)))[0]
             raise UserError(
                 f"index {indices[row, column]} of {self.decisions[column].name} in row {row} is outside search space "
                 f"{self.name!r}; legal are 0 to {self.sizes[column] - 1}"
             )
         return indices
-
-    @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
-        return np.array(self.sizes, dtype=np.int64)
 
     def stage_rows(self, matrix: Indices) -> Indices:
         """Option numbers (N, stages), into :attr:`options`, of an index matrix (N, decisions).
@@ -303,10 +299,3 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most:,} more"
-
-
-def load_space(name_or_path: str) -> SearchSpace:
-    """A preset by name, or a search space from a YAML file; see :mod:`search_spaces.space_file`."""
-    from search_spaces import space_file
-
-    return space_file.load_space(name_or_path)

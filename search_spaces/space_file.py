@@ -65,9 +65,18 @@ def load_space(name_or_path: str) -> SearchSpace:
         UserError: neither a preset nor a file, or a file that is wrong: its first problem with file and line, and
             how many more there are.
     """
+    return parse_space(*read_space(name_or_path))
+
+
+def read_space(name_or_path: str) -> tuple[str, str]:
+    """Name for messages, and text, of a preset's or another YAML file.
+
+    Raises:
+        UserError: neither a preset nor a file in UTF-8.
+    """
     if name_or_path in preset_names():
         text = (resources.files("search_spaces") / "presets" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-        return parse_space(f"{name_or_path}.yaml", text)
+        return f"{name_or_path}.yaml", text
     path, is_file = Path(name_or_path), False
     with suppress(OSError):  # too long a name for a file, or a folder that is closed
         is_file = path.is_file()
@@ -82,7 +91,7 @@ def load_space(name_or_path: str) -> SearchSpace:
         raise UserError(
             f"search space {shown(name_or_path)} cannot be read ({error}); give a YAML file in UTF-8"
         ) from None
-    return parse_space(name_or_path, text)
+    return name_or_path, text
 
 
 def parse_space(where: str, text: str) -> SearchSpace:
@@ -94,6 +103,11 @@ def parse_space(where: str, text: str) -> SearchSpace:
     Raises:
         UserError: as :func:`load_space`.
     """
+    return parse_document(where, text)[1]
+
+
+def parse_document(where: str, text: str) -> tuple[Document, SearchSpace]:
+    """As :func:`parse_space`, with the document, which knows its lines."""
     document = Document.parse(where, text)
     if not isinstance(document.data, Mapping):
         raise UserError(f"{where}:1: must be a YAML mapping with name and options, as in the presets")
@@ -108,11 +122,15 @@ def parse_space(where: str, text: str) -> SearchSpace:
             ((), error.errors()[0]["msg"])
         ]
     if problems:
-        problems.sort(key=lambda problem: document.line(problem[0]))
-        more = f" (and {len(problems) - 1} more after this)" if len(problems) > 1 else ""
-        path, message = problems[0]
-        raise document.error(path, f"{message}{more}")
-    return space
+        raise first_of(document, problems)
+    return document, space
+
+
+def first_of(document: Document, problems: Sequence[tuple[Loc, str]]) -> UserError:
+    """The problem that comes first in the file, with its line and how many more there are."""
+    path, message = min(problems, key=lambda problem: document.line(problem[0]))
+    more = f" (and {len(problems) - 1} more after this)" if len(problems) > 1 else ""
+    return document.error(path, f"{message}{more}")
 
 
 def _of_form(options: Any, problems: Sequence[Any]) -> Iterator[tuple[Loc, str]]:

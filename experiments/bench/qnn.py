@@ -52,7 +52,7 @@ def subjects(space_name: str, stages: Sequence[str] | None, options: Sequence[st
     Raises:
         UserError: a stage or an option that the space does not have.
     """
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     space = load_space(space_name)
     unet_stages = {stage: names for stage, names in space.options.items() if stage[0] in "ED" or stage == DEEP}

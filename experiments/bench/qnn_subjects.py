@@ -30,7 +30,7 @@ def export_random(space: str, stage: str, option: str, seed: int, graph: str, sa
 
     from latency_predictors.qnn import write_samples
     from nas.random_teacher import SD15_UNET
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
     from search_spaces.surgery import build_stage
 
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def record(teacher: str, space: str, folder: str, seed: int) -> dict[str, Any]:
     from latency_predictors.qnn import write_samples
     from nas.sampling import ddim_sample
     from nas.teacher import load_teacher
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
     from search_spaces.surgery import assemble
 
     torch.set_num_threads(1)

@@ -46,7 +46,9 @@ def test_new_then_show_then_refuse(tmp_path: Path, capsys: pytest.CaptureFixture
     file.write_text(file.read_text().replace("teacher: RARA-", "teacher: RARARA-"))
     assert run_app(app, ["space", "show", str(file)]) == 0  # some teacher could have three layers there
     assert run_app(app, ["space", "show", str(file), "--teacher", "toy"]) == 2
-    assert "E1: 'RARARA' has 3 R but the teacher's RARA has 2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    line = 1 + next(i for i, text in enumerate(file.read_text().splitlines()) if "word: [RARARA, RA" in text)
+    assert f"{file}:{line}: E1: 'RARARA' has 3 R but the teacher's RARA has 2" in error
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
