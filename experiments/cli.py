@@ -12,6 +12,8 @@ import typer
 from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
+from experiments.space_command import space_app
+from experiments.space_profile import profile
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 teacher_app = typer.Typer(help="Look at a teacher, or write one with random weights.")
 app.add_typer(teacher_app, name="teacher")
+space_app.command("profile")(profile)
+app.add_typer(space_app, name="space")
 
 
 class Format(StrEnum):

@@ -18,7 +18,7 @@ from torch import Tensor
 from nas.random_teacher import write_random_teacher
 from search_spaces.errors import UserError
 
-__all__ = ["Teacher", "bundled_teachers", "folder_key", "load_teacher", "write_random_teacher"]
+__all__ = ["Teacher", "bundled_teachers", "folder_key", "load_shapes", "load_teacher", "write_random_teacher"]
 
 ENTRY_POINTS = "nanosd.teachers"
 _COMPONENTS = {
@@ -153,6 +153,57 @@ def load_teacher(spec: str | Path) -> Teacher:
     for module in (unet, vae, text):
         module.eval().requires_grad_(False)
     return Teacher(unet, vae, text, tokenizer, scheduler, folder, str(spec), folder_key(folder))
+
+
+def load_shapes(spec: str | Path) -> tuple[Any, Any]:
+    """U-Net and VAE of a teacher on the ``meta`` device: shapes without weights, in no time.
+
+    Args:
+        spec: as for :func:`load_teacher`; a folder needs only the configurations, ``unet/`` and ``vae/``.
+
+    Raises:
+        UserError: not found, or configurations that are missing, damaged or of other classes.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    folder = _resolve(str(spec))
+    shapes = []
+    for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        path = folder / name / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            found = config.get("_class_name", model_class.__name__)
+            if found != model_class.__name__:
+                raise UserError(f"teacher {str(spec)!r}: {path} is of {found!r}; legal is {model_class.__name__!r}")
+            with torch.device("meta"):
+                shapes.append(model_class.from_config(config).eval())
+        except UserError:
+            raise
+        except Exception as error:  # whatever a model raises on a damaged configuration means this to the user
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"teacher {str(spec)!r}: {path} cannot be used ({type(error).__name__}: {reason}); restore the file"
+            ) from error
+    return shapes[0], shapes[1]
+
+
+def num_text_tokens(spec: str | Path) -> int:
+    """Tokens that a teacher's text encoder takes, from its configuration.
+
+    Args:
+        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``.
+
+    Raises:
+        UserError: not found, or a configuration that does not say so.
+    """
+    path = _resolve(str(spec)) / "text_encoder" / "config.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"teacher {str(spec)!r}: {path} does not say how many text tokens there are (max_position_embeddings); "
+            "restore the file, or give the number"
+        ) from None
 
 
 def folder_key(folder: Path) -> str:

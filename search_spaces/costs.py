@@ -20,7 +20,7 @@ from search_spaces.space import Indices, SearchSpace
 from search_spaces.stage_costs import Size, StageCosts, check_space, meta_copy, stage_costs, trace
 from search_spaces.unet import UNet
 from search_spaces.vae import VAE
-from search_spaces.vae_option import STEPS, VAE_DECODER, VAE_ENCODER, VAE_STAGES
+from search_spaces.vae_option import STEPS, VAE_STAGES
 
 __all__ = ["CandidateCost", "CostTable", "check_space", "meta_copy", "trace"]
 
@@ -58,6 +58,9 @@ class CostTable:
         unet_peaks: peaks of U-Nets.
         vae_peaks: per stage of the VAE an array (options,) of peak activation elements.
         teacher: cost of the teacher's own U-Net, or of its pipeline with one step.
+        teacher_options: the teacher's own option of every stage that it has.
+        teacher_sums: per stage of the teacher an array (4,), as in ``sums``.
+        teacher_kernels: per stage of the teacher an array (kernels,).
     """
 
     space: SearchSpace
@@ -69,6 +72,9 @@ class CostTable:
     unet_peaks: UNetPeaks
     vae_peaks: Mapping[str, IntArray]
     teacher: CandidateCost
+    teacher_options: Mapping[str, str]
+    teacher_sums: Mapping[str, IntArray]
+    teacher_kernels: Mapping[str, IntArray]
 
     @classmethod
     def from_unet(
@@ -102,7 +108,8 @@ class CostTable:
     @classmethod
     def _of(cls, space: SearchSpace, costs: StageCosts) -> CostTable:
         head = costs.head
-        names = tuple(sorted({*head.sums, *(n for cs in costs.options.values() for c in cs for n in c.trace.sums)}))
+        every = [*(c for cs in costs.options.values() for c in cs), *costs.teacher.values()]
+        names = tuple(sorted({*head.sums, *(name for cost in every for name in cost.trace.sums)}))
         sums = {s: np.array([_row(c.params, c.trace.sums) for c in cs]) for s, cs in costs.options.items()}
         kernels = {
             s: np.array([[c.trace.sums[n] for n in names] for c in cs], dtype=np.int64)
@@ -112,14 +119,15 @@ class CostTable:
             sums[STEPS] = np.zeros((len(space.options[STEPS]), 4), dtype=np.int64)
             kernels[STEPS] = np.zeros((len(space.options[STEPS]), len(names)), dtype=np.int64)
         unet_stages = [stage for stage in space.stages if stage not in (*VAE_STAGES, STEPS)]
-        own = [_row(head.params, head.sums), *(_row(c.params, c.trace.sums) for c in costs.teacher.values())]
-        total = np.sum(own, axis=0)
+        base = _row(head.params, head.sums)
+        own = {stage: _row(c.params, c.trace.sums) for stage, c in costs.teacher.items()}
+        total = np.sum([base, *own.values()], axis=0)
         return cls(
             space=space,
             sums=sums,
             stage_kernels=kernels,
             kernel_names=names,
-            base_sums=own[0],
+            base_sums=base,
             base_kernels=np.array([head.sums[n] for n in names], dtype=np.int64),
             unet_peaks=UNetPeaks.of(unet_stages, costs.options, head.peak, head.network_inputs),
             vae_peaks={
@@ -128,6 +136,11 @@ class CostTable:
                 if space.is_pipeline
             },
             teacher=CandidateCost(int(total[_MATRICES] + total[_VECTORS]), int(total[_MACS])),
+            teacher_options=dict(costs.teacher_options),
+            teacher_sums=own,
+            teacher_kernels={
+                stage: np.array([c.trace.sums[n] for n in names], dtype=np.int64) for stage, c in costs.teacher.items()
+            },
         )
 
     @cached_property

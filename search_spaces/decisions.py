@@ -37,7 +37,7 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-OptionName: TypeAlias = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+OptionName: TypeAlias = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(min_length=1)]
 Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=9999, strict=True)]
 Depth: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]

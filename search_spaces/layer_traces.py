@@ -8,7 +8,7 @@ trace, which is remembered by the layer's structure and the shapes of its inputs
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,9 +23,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from search_spaces.liveness import Liveness
+from search_spaces.slimming import slim_attention, slim_resnet
+from search_spaces.stage_option import Internals
 from search_spaces.tracing import Recorder, Trace, record_operators
 
-_LAYERS = (ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, AutoencoderTinyBlock, nn.Conv2d)
+_LAYERS = (
+    ResnetBlock2D,
+    Transformer2DModel,
+    Downsample2D,
+    Upsample2D,
+    AutoencoderTinyBlock,
+    nn.Conv2d,
+    nn.ReLU,
+    nn.Upsample,
+)
+TEACHERS = Internals()
 
 
 class NumParams(NamedTuple):
@@ -56,10 +68,6 @@ class StageCost:
         return Liveness.of(self.trace)
 
 
-Change = Callable[[nn.Module], nn.Module]
-"""What an option does to a layer of the teacher: the layer itself, or another one in its place."""
-
-
 class LayerTraces:
     """Costs of stages, layer by layer, each distinct layer traced once.
 
@@ -69,7 +77,9 @@ class LayerTraces:
     def __init__(self) -> None:
         self._traces: dict[Any, tuple[Trace, TreeSpec, list[tuple[int, ...]]]] = {}
         self._params: dict[Any, NumParams] = {}
-        self._changed: dict[Any, nn.Module] = {}
+        self._slim: dict[Any, nn.Module] = {}
+        self._made: dict[Any, nn.Module] = {}
+        self._recorder: Recorder
         self._structures: dict[int, tuple[nn.Module, Any]] = {}
 
     def stage_cost(
@@ -77,45 +87,48 @@ class LayerTraces:
         stage: nn.Module,
         inputs: tuple[Tensor, ...],
         kwargs: Mapping[str, Any] | None = None,
-        change: Change | None = None,
-        change_key: Any = None,
+        internals: Internals = TEACHERS,
     ) -> StageCost:
         """Cost of a stage.
 
         Args:
-            stage: the module, with the teacher's layers.
+            stage: the module, whose layers are the teacher's.
             inputs: tensors that it is called with; only their shapes matter.
             kwargs: what else it is called with.
-            change: what becomes of its residual and transformer blocks.
-            change_key: tells changes apart; equal ones share their results.
+            internals: what becomes of its ResNet and transformer blocks.
         """
         fresh = tuple(blank(tensor) for tensor in inputs)
         stand_ins: list[_StandIn] = []
 
         def replaced(module: nn.Module) -> nn.Module:
             if isinstance(module, _LAYERS):
-                layer = module
-                if change is not None and isinstance(module, (ResnetBlock2D, Transformer2DModel)):
-                    layer = self._change(module, change, change_key)
-                stand_ins.append(_StandIn(module, layer, self, recorder))
-                return stand_ins[-1]
+                module = _StandIn(module, self._slimmed(module, internals), self)
+            if isinstance(module, _StandIn):
+                stand_ins.append(module)
+                return module
             clone = copy.copy(module)
             clone._modules = {name: None if m is None else replaced(m) for name, m in module._modules.items()}
             return clone
 
-        recorder = Recorder(fresh)
         assembled = replaced(stage)
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), Recorder(fresh) as self._recorder:
             outputs = assembled(*fresh, **(kwargs or {}))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         # A layer that a stage runs twice has its parameters once.
         distinct = {id(stand_in.original): self._num_params(stand_in.layer) for stand_in in stand_ins}
         params = (NumParams.of(assembled), *distinct.values())
         return StageCost(
-            NumParams(sum(p.matrices for p in params), sum(p.vectors for p in params)), recorder.finish(outputs)
+            NumParams(sum(p.matrices for p in params), sum(p.vectors for p in params)), self._recorder.finish(outputs)
         )
 
-    def run(self, recorder: Recorder, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def make(self, kind: type[nn.Module], *args: Any) -> nn.Module:
+        """What stands in for a new layer of this class and arguments; the layer itself is made once."""
+        if (kind, args) not in self._made:
+            with torch.device("meta"):
+                self._made[kind, args] = kind(*args).eval()
+        return _StandIn(None, self._made[kind, args], self)
+
+    def run(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Results of a layer, without running it if one like it was run on such inputs before."""
         leaves, spec = tree_flatten((args, kwargs))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -131,14 +144,25 @@ class LayerTraces:
             self._traces[key] = made, result_spec, [tuple(tensor.shape) for tensor in results]
         made, result_spec, result_shapes = self._traces[key]
         outputs = [torch.empty(shape, device="meta") for shape in result_shapes]
-        recorder.splice(made, given, outputs)
+        self._recorder.splice(made, given, outputs)
         return tree_unflatten(outputs, result_spec)
 
-    def _change(self, layer: nn.Module, change: Change, change_key: Any) -> nn.Module:
-        key = (self._structure(layer), change_key)
-        if key not in self._changed:
-            self._changed[key] = change(layer)
-        return self._changed[key]
+    def _slimmed(self, layer: nn.Module, internals: Internals) -> nn.Module:
+        """The layer with these internals, made once for all layers of the same structure: weights do not matter."""
+        if isinstance(layer, ResnetBlock2D):
+            own = Internals(resnet_width=internals.resnet_width, conv=internals.conv)
+        elif isinstance(layer, Transformer2DModel):
+            own = Internals(ff_width=internals.ff_width, heads=internals.heads, attention=internals.attention)
+        else:
+            return layer
+        if own.is_teachers:
+            return layer
+        key = (self._structure(layer), own)
+        if key not in self._slim:
+            self._slim[key] = (
+                slim_resnet(layer, own) if isinstance(layer, ResnetBlock2D) else slim_attention(layer, own)
+            )
+        return self._slim[key]
 
     def _num_params(self, layer: nn.Module) -> NumParams:
         key = self._structure(layer)
@@ -156,12 +180,12 @@ class LayerTraces:
 class _StandIn(nn.Module):
     """Takes a layer's place in a stage: gives its shapes and adds its trace to the recorder's."""
 
-    def __init__(self, original: nn.Module, layer: nn.Module, traces: LayerTraces, recorder: Recorder) -> None:
+    def __init__(self, original: nn.Module | None, layer: nn.Module, traces: LayerTraces) -> None:
+        """``original`` is what it was in the teacher; ``None`` for a layer that nothing shares."""
         super().__init__()
         # In a tuple, so that the layer's parameters are not taken for the stage's own.
-        self._held = (original, layer)
+        self._held = (self if original is None else original, layer)
         self._traces = traces
-        self._recorder = recorder
 
     @property
     def original(self) -> nn.Module:
@@ -172,7 +196,7 @@ class _StandIn(nn.Module):
         return self._held[1]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._traces.run(self._recorder, self.layer, args, kwargs)
+        return self._traces.run(self.layer, args, kwargs)
 
 
 def blank(tensor: Tensor) -> Tensor:

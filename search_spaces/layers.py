@@ -99,6 +99,11 @@ def take_channels(norm: nn.GroupNorm, keep: Tensor) -> nn.GroupNorm:
     return _rebuilt(norm, norm.weight[keep], norm.bias[keep])
 
 
+def with_weights(layer: M, weight: Tensor, bias: Tensor) -> M:
+    """The same layer with other weights of the same shapes."""
+    return _rebuilt(layer, weight, bias)
+
+
 def add_bias(layer: M, more: Tensor) -> M:
     """The same layer with another number on each of its outputs; ``more`` is (out,)."""
     bias: Any = layer.bias
@@ -128,13 +133,12 @@ _NUM_INPUTS = {nn.Linear: "in_features", nn.Conv2d: "in_channels"}
 
 def _rebuilt(layer: M, weight: Tensor, bias: Tensor | None) -> M:
     kind = type(layer)
-    sizes = {_NUM_OUTPUTS[kind]: weight.shape[0]}
+    sizes: dict[str, int] = {_NUM_OUTPUTS[kind]: weight.shape[0]}
     if kind in _NUM_INPUTS:
         sizes[_NUM_INPUTS[kind]] = weight.shape[1]
     like: Any = layer.weight
-    return shallow(
-        layer, weight=_parameter(like, weight), bias=None if bias is None else _parameter(like, bias), **sizes
-    )
+    new_bias = None if bias is None else _parameter(like, bias)
+    return shallow(layer, weight=_parameter(like, weight), bias=new_bias, **sizes)
 
 
 def _parameter(like: nn.Parameter | Tensor, data: Tensor) -> nn.Parameter:

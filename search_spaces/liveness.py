@@ -60,9 +60,7 @@ class Liveness:
         lives = {a: Life(trace.sizes[a], birth, last.get(a, BEFORE)) for a, birth in births.items()}
         outside = {*trace.inputs, *trace.outputs}
         inside = alive((life for a, life in lives.items() if a not in outside), len(trace.steps))
-        return cls(
-            inside, tuple(lives[a] for a in trace.inputs), tuple(lives[a] for a in trace.outputs), trace.outputs
-        )
+        return cls(inside, tuple(lives[a] for a in trace.inputs), tuple(lives[a] for a in trace.outputs), trace.outputs)
 
     def peak(self, lives: Iterable[Life]) -> int:
         """Most elements alive at any operator of the part; 0 if it has none.

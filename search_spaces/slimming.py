@@ -1,8 +1,9 @@
 """Slimmer layers with inherited weights: fewer hidden channels, units and heads, separable convolutions.
 
 What a layer takes and gives never changes. Kept parts are those of greatest importance
-(`search_spaces.importance`); the expected contribution of what is dropped moves into a bias, so that the
-output keeps its mean. Submodules that stay whole are shared with the given block.
+(`search_spaces.importance`), and the expected part of what is dropped moves into a bias where that brings
+the output closer. Submodules that stay whole are shared with the given block. How close the output comes:
+``python -m experiments.bench.width_surgery``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError
-from search_spaces.importance import activation_moments, gated_moments, head_energies, head_means
+from search_spaces.importance import HiddenChannels, gated_moments, head_energies, mean_self_attention
 from search_spaces.layers import (
     SeparableConv2d,
     TransformerLayer,
@@ -30,6 +31,7 @@ from search_spaces.layers import (
     take_channels,
     take_inputs,
     take_outputs,
+    with_weights,
 )
 from search_spaces.stage_option import Attention, Conv, Internals
 
@@ -48,16 +50,21 @@ class Selection(Enum):
 
 
 def slim_resnet(
-    block: ResnetBlock2D, internals: Internals, selection: Selection = Selection.IMPORTANCE
+    block: ResnetBlock2D,
+    internals: Internals,
+    selection: Selection = Selection.IMPORTANCE,
+    temb: Tensor | None = None,
 ) -> ResnetBlock2D:
     """A ResNet block with fewer hidden channels, separable convolutions, or both.
 
-    Each group of the norm between the convolutions keeps as many channels as the others. With nothing
-    to change, the given block itself.
+    Each group of the norm between the convolutions keeps as many channels as the others, and the norm's
+    weights make up for what the dropped ones did to the group's mean and variance. With nothing to change,
+    the given block itself.
 
     Args:
         block: (B, C_in, H, W) and time embedding to (B, C_out, H, W), on any device including ``meta``.
         internals: ``resnet_width`` and ``conv`` are read.
+        temb: time embeddings (T, D) of timesteps spread over the schedule, which tell importance better.
 
     Raises:
         UserError: a width that the groups do not divide.
@@ -66,28 +73,29 @@ def slim_resnet(
     groups, num_hidden = block.norm2.num_groups, block.conv1.out_channels
     num_kept = kept_parts("resnet_width", internals.resnet_width, num_hidden, groups)
     if num_kept < num_hidden:
-        mean, variance = activation_moments(block.norm2, block.nonlinearity)
+        hidden = HiddenChannels.of(block, temb)
+        mean, variance = hidden.activated(block.nonlinearity)
         weight = block.conv2.weight.detach().double()
         scores = variance * weight.square().sum((0, 2, 3))
         keep, dropped = _select(scores.view(groups, -1), num_kept // groups, selection)
-        conv2 = take_inputs(block.conv2, keep)
+        norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
         if selection is Selection.IMPORTANCE:
+            norm2 = with_weights(norm2, *hidden.norm_of(keep))
             conv2 = add_bias(conv2, weight[:, dropped].sum((2, 3)) @ mean[dropped])
         slim = shallow(
             block,
             conv1=take_outputs(block.conv1, keep),
             time_emb_proj=take_outputs(block.time_emb_proj, keep),
-            norm2=take_channels(block.norm2, keep),
+            norm2=norm2,
             conv2=conv2,
         )
     if internals.conv is Conv.SEPARABLE:
-        conv1 = _separable(slim.conv1, slim.norm1, slim.nonlinearity)
-        slim = shallow(slim, conv1=conv1, conv2=_separable(slim.conv2, slim.norm2, slim.nonlinearity))
+        slim = shallow(slim, conv1=_separable(slim.conv1), conv2=_separable(slim.conv2))
     return _initialised(slim, block, selection)
 
 
-def _separable(conv: nn.Conv2d, norm: nn.GroupNorm, activation: nn.Module) -> SeparableConv2d:
-    """The depthwise-separable convolution nearest to a convolution (Frobenius norm), with the same mean output.
+def _separable(conv: nn.Conv2d) -> SeparableConv2d:
+    """The depthwise-separable convolution nearest to a convolution in the Frobenius norm.
 
     The kernels (C_out, k, k) of each input channel are one matrix (C_out, k k); its best rank-1
     approximation is the channel's spatial filter times the channel's pointwise weights (Eckart-Young).
@@ -96,13 +104,11 @@ def _separable(conv: nn.Conv2d, norm: nn.GroupNorm, activation: nn.Module) -> Se
     kernels = conv.weight.detach().double().permute(1, 0, 2, 3).reshape(in_channels, out_channels, height * width)
     # The leading right singular vector, as the leading eigenvector of a matrix as small as a kernel.
     filters = torch.linalg.eigh(kernels.transpose(1, 2) @ kernels).eigenvectors[..., -1]
-    mixed = kernels @ filters[..., None]
-    rest = (kernels - mixed * filters[:, None]).sum(2)
-    mean, _ = activation_moments(norm, activation)
+    mixed = (kernels @ filters[..., None]).transpose(0, 1)
     assert conv.bias is not None
     return SeparableConv2d(
         depthwise_conv2d(conv, filters.view(in_channels, 1, height, width)),
-        pointwise_conv2d(conv, mixed.transpose(0, 1)[..., None], conv.bias.detach().double() + mean @ rest),
+        pointwise_conv2d(conv, mixed[..., None], conv.bias),
     )
 
 
@@ -127,7 +133,7 @@ def slim_attention(
     for layer in block.transformer_blocks:
         if internals.attention is Attention.CROSS and selection is Selection.IMPORTANCE:
             # The mean of what self-attention would add joins what was added before it.
-            moved = head_means(layer.attn1, layer.norm1).sum(0) + layer.attn1.to_out[0].bias.detach()
+            moved = mean_self_attention(layer.attn1, layer.norm1)
             if layers:
                 layers[-1] = shallow(layers[-1], ff=shallow(layers[-1].ff, net=_more(layers[-1].ff.net, -1, moved)))
             else:
@@ -159,18 +165,15 @@ def _slim_heads(attention: AttentionLayer, norm: nn.LayerNorm, ratio: float, sel
     num_kept = kept_parts("heads", ratio, attention.heads, 1)
     if num_kept == attention.heads:
         return attention
-    keep, dropped = _select(head_energies(attention, norm)[None], num_kept, selection)
+    keep, _ = _select(head_energies(attention, norm)[None], num_kept, selection)
     size = attention.inner_dim // attention.heads
     rows = (keep[:, None] * size + torch.arange(size, device=keep.device)).flatten()
-    to_out: Any = nn.ModuleList([take_inputs(attention.to_out[0], rows), *attention.to_out[1:]])
-    if selection is Selection.IMPORTANCE:
-        to_out = _more(to_out, 0, head_means(attention, norm)[dropped].sum(0))
     return shallow(
         attention,
         to_q=take_outputs(attention.to_q, rows),
         to_k=take_outputs(attention.to_k, rows),
         to_v=take_outputs(attention.to_v, rows),
-        to_out=to_out,
+        to_out=nn.ModuleList([take_inputs(attention.to_out[0], rows), *attention.to_out[1:]]),
         heads=num_kept,
         sliceable_head_dim=num_kept,
         inner_dim=len(rows),
@@ -195,16 +198,19 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
     return shallow(ff, net=net)
 
 
-def slim_layers(stage: Any, internals: Internals, selection: Selection = Selection.IMPORTANCE) -> None:
+def slim_layers(
+    stage: Any, internals: Internals, selection: Selection = Selection.IMPORTANCE, temb: Tensor | None = None
+) -> None:
     """Slim every layer of a stage, or of a middle block, in place: its lists of layers change, not the layers given.
 
     Args:
         stage: a module with ``resnets`` (a list) and ``attentions`` (a list or a dictionary) of its own.
+        internals, selection, temb: as for :func:`slim_resnet` and :func:`slim_attention`.
     """
     attentions = stage.attentions
     keys = attentions.keys() if isinstance(attentions, nn.ModuleDict) else range(len(attentions))
     for index, resnet in enumerate(stage.resnets):
-        stage.resnets[index] = slim_resnet(resnet, internals, selection)
+        stage.resnets[index] = slim_resnet(resnet, internals, selection, temb)
     for key in list(keys):
         attentions[key] = slim_attention(attentions[key], internals, selection)
 

@@ -18,6 +18,7 @@ from search_spaces.vae_option import STEPS, TEACHER, VAE_DECODER, VAE_ENCODER
 
 Indices = NDArray[np.int64]
 MAX_ENUMERATED = 20_000_000
+_BLOCK = 4096  # rows at a time, which stay in the processor's cache
 
 
 class SearchSpace(BaseModel):
@@ -32,10 +33,12 @@ class SearchSpace(BaseModel):
     and one step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
+    """Name of the search space."""
     description: str = ""
+    """One line for people."""
     choices: dict[str, StageChoices] = Field(alias="options")
     """What may be chosen, by stage in the order of the data: E1, ..., deep, ..., D1, then VE, VD, steps."""
     candidates: dict[str, str] = Field(default_factory=dict)
@@ -163,16 +166,29 @@ class SearchSpace(BaseModel):
 
     def stage_rows(self, matrix: Indices) -> Indices:
         """Option numbers (N, stages), into :attr:`options`, of an index matrix (N, decisions)."""
-        columns = np.asarray(matrix, dtype=np.int64)
-        rows = np.empty((len(columns), len(self._tables)), dtype=np.int64)
+        indices = np.asarray(matrix)
+        rows = np.empty((len(self._tables), len(indices)), dtype=np.int64)  # a stage's numbers side by side
+        for start in range(0, len(indices), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            combinations = (self._strides @ indices[block].T.astype(np.float32)).astype(np.int64)
+            for number, table in enumerate(self._tables.values()):
+                rows[number, block] = table.option_of[combinations[number]]
+        return rows.T
+
+    @cached_property
+    def _strides(self) -> NDArray[np.float32]:
+        """(stages, decisions): how far one step of a decision goes in the combinations of its stage, else 0.
+
+        One product with an index matrix in single precision is several times faster than integers column by column,
+        and exact: a stage has at most ``MAX_STAGE_COMBINATIONS`` combinations, far fewer than 2^24.
+        """
+        strides = np.zeros((len(self._tables), len(self.sizes)), dtype=np.float32)
         start = 0
-        for number, table in enumerate(self._tables.values()):
-            combination = columns[:, start]
-            for offset, size in enumerate(table.sizes[1:], start=start + 1):
-                combination = combination * size + columns[:, offset]
-            rows[:, number] = table.option_of[combination]
-            start += len(table.sizes)
-        return rows
+        for row, table in zip(strides, self._tables.values(), strict=True):
+            stop = start + len(table.sizes)
+            row[start:stop] = np.cumprod([1, *reversed(table.sizes[1:])])[::-1]
+            start = stop
+        return strides
 
     def from_stage_rows(self, rows: Indices) -> Indices:
         """Canonical index matrix (N, decisions) of option numbers (N, stages)."""

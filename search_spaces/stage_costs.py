@@ -15,6 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
+from search_spaces.conditioning import example_conditioning
 from search_spaces.errors import UserError
 from search_spaces.layer_traces import LayerTraces, NumParams, StageCost, blank
 from search_spaces.liveness import AFTER, Life, Liveness
@@ -29,7 +30,7 @@ from search_spaces.surgery import (
 )
 from search_spaces.tracing import Recorder, Trace
 from search_spaces.unet import StageIO, UNet
-from search_spaces.vae import VAE, build_vae_stage, check_vae_supported, num_vae_levels
+from search_spaces.vae import VAE, build_vae_stage, check_vae_supported, num_vae_levels, tiny_vae_stage
 from search_spaces.vae import parse_option as parse_vae_stage
 from search_spaces.vae_option import STEPS, TEACHER, VAE_ENCODER, VAE_STAGES
 
@@ -60,6 +61,7 @@ class StageCosts:
 
     options: Mapping[str, list[StageCost]]
     teacher: Mapping[str, StageCost]
+    teacher_options: Mapping[str, str]
     head: HeadCost
 
 
@@ -76,21 +78,28 @@ def stage_costs(
     def unet_stage(stage: str, name: str) -> StageCost:
         option = parse_option(meta, stage, name)
         call = calls[stage]
-        return traces.stage_cost(build_stage(meta, stage, option.word.text, copy=False), call.inputs, call.kwargs)
+        module = build_stage(meta, stage, option.word.text, copy=False)
+        return traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
 
     options = {s: [unet_stage(s, name) for name in space.options[s]] for s in stage_names(meta)}
-    teacher = {s: unet_stage(s, name) for s, name in teacher_candidate(meta).options.items()}
+    teacher_options = teacher_candidate(meta).options
+    teacher = {s: unet_stage(s, name) for s, name in teacher_options.items()}
     if space.is_pipeline:
         assert vae is not None
         vae_meta = meta_vae(vae)
 
         def vae_stage(stage: str, name: str) -> StageCost:
-            inputs = vae_input(vae_meta, stage, size, batch)
-            return traces.stage_cost(build_vae_stage(vae_meta, stage, name, copy=False), (inputs,))
+            levels = parse_vae_stage(vae_meta, stage, name).levels
+            if levels is None:
+                module = build_vae_stage(vae_meta, stage, name, copy=False)
+            else:
+                module = tiny_vae_stage(vae_meta, stage, levels, traces.make)
+            return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
 
         options |= {s: [vae_stage(s, name) for name in space.options[s]] for s in VAE_STAGES}
+        teacher_options |= dict.fromkeys(VAE_STAGES, TEACHER)
         teacher |= {s: vae_stage(s, TEACHER) for s in VAE_STAGES}
-    return StageCosts(options, teacher, head)
+    return StageCosts(options, teacher, teacher_options, head)
 
 
 def check_space(unet: UNet, space: SearchSpace, vae: VAE | None = None) -> None:
@@ -111,15 +120,11 @@ def check_space(unet: UNet, space: SearchSpace, vae: VAE | None = None) -> None:
         raise UserError(
             f"search space {space.name!r} has stages {' '.join(space.stages)}; this teacher's are {' '.join(expected)}"
         )
-    built = set()
     for stage in own:
         for name in space.options[stage]:
-            option = parse_option(unet, stage, name)
-            if option.text != name:
-                raise UserError(f"search space {space.name!r}: {stage}: write option {name!r} as {option.text!r}")
-            if (stage, option.word.text) not in built:
-                build_stage(unet, stage, option.word.text, copy=False)
-                built.add((stage, option.word.text))
+            canonical = parse_option(unet, stage, name).text
+            if canonical != name:
+                raise UserError(f"search space {space.name!r}: {stage}: write option {name!r} as {canonical!r}")
     if vae is not None and space.is_pipeline:
         check_vae_supported(vae)
         for stage in VAE_STAGES:
@@ -176,7 +181,11 @@ def trace(
 ) -> None:
     """Run a candidate of a ``meta`` U-Net once, recording every stage's inputs and outputs."""
     with torch.no_grad():
-        assemble(unet, candidate, copy=False)(*unet_inputs(unet, latent_size, num_tokens, batch), record=record)
+        assemble(unet, candidate, copy=False)(
+            *unet_inputs(unet, latent_size, num_tokens, batch),
+            added_cond_kwargs=example_conditioning(unet, batch, "meta"),
+            record=record,
+        )
 
 
 @dataclass(frozen=True)
@@ -220,13 +229,15 @@ class _StageStandIn(nn.Module):
 
 def _head(meta: UNet, size: tuple[int, int], num_tokens: int, batch: int) -> tuple[dict[str, _Call], HeadCost]:
     """How the teacher calls its stages, and the cost of what is around them."""
-    inputs = unet_inputs(meta, size, num_tokens, batch)
+    called_with = unet_inputs(meta, size, num_tokens, batch)
+    added = example_conditioning(meta, batch, "meta")
+    inputs = (*called_with, *(added or {}).values())
     recorder = Recorder(inputs)
     net = assemble(meta, teacher_candidate(meta), copy=False)
     stand_ins = {name: _StageStandIn(stage, recorder) for name, stage in net.stages.items()}
     net.stages = nn.ModuleDict(stand_ins)
     with torch.no_grad(), recorder:
-        result = net(*inputs, return_dict=False)
+        result = net(*called_with, added_cond_kwargs=added, return_dict=False)
         first, *_, last = stand_ins.values()
         h, temb, _text = recorder.numbers(first.call.inputs)
         (h_last,) = recorder.numbers(last.results)

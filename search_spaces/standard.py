@@ -8,6 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from search_spaces.candidate import Candidate
+from search_spaces.conditioning import head_modules
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, NONE, DeepWord, Word, default_skips
 from search_spaces.surgery import num_levels, parse_option, stage_names
@@ -110,7 +111,7 @@ def to_diffusers(staged: StagedUNet) -> UNet:
     parameter = next(staged.parameters())
     model: UNet = UNet2DConditionModel.from_config(standard_config(teacher, candidate))
     model = model.to(parameter.device, parameter.dtype)
-    for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out"):
+    for name in head_modules(teacher):
         getattr(model, name).load_state_dict(getattr(staged, name).state_dict())
     levels = num_levels(teacher)
     offset = 0 if candidate.options[DEEP] == NONE else 1

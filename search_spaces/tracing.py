@@ -59,9 +59,7 @@ class Trace:
         return sum(value for name, value in self.sums.items() if "_macs@" in name)
 
 
-def record_operators(
-    function: Callable[[], Any], inputs: Iterable[Tensor]
-) -> tuple[Trace, Any]:
+def record_operators(function: Callable[[], Any], inputs: Iterable[Tensor]) -> tuple[Trace, Any]:
     """Run a function and record its operators.
 
     Attention is recorded as a graph without fused operators has it: its scores are written and read. An

@@ -27,12 +27,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2
 from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
+from search_spaces.conditioning import embed_added, head_modules
 from search_spaces.errors import UserError
 
 UNet: TypeAlias = Any
 """A ``UNet2DConditionModel``, whose configuration and blocks diffusers leaves untyped."""
-
-HEAD_MODULES = ("conv_in", "time_proj", "time_embedding", "conv_norm_out", "conv_act", "conv_out")
 
 
 class StageIO(NamedTuple):
@@ -165,8 +164,8 @@ class StagedUNet(ModelMixin, ConfigMixin):
     Args:
         teacher_config: configuration of the teacher's ``UNet2DConditionModel``.
         options: option name per stage, as in :class:`~search_spaces.candidate.Candidate`.
-        sample_size, in_channels, out_channels, time_cond_proj_dim: as in the teacher's configuration;
-            diffusers pipelines read them here.
+        sample_size, in_channels, out_channels, time_cond_proj_dim, addition_time_embed_dim: as in the
+            teacher's configuration; diffusers pipelines read them here.
     """
 
     @register_to_config
@@ -178,6 +177,7 @@ class StagedUNet(ModelMixin, ConfigMixin):
         in_channels: int = 4,
         out_channels: int = 4,
         time_cond_proj_dim: int | None = None,
+        addition_time_embed_dim: int | None = None,
     ) -> None:
         super().__init__()
         from search_spaces.surgery import build_stage
@@ -199,12 +199,13 @@ class StagedUNet(ModelMixin, ConfigMixin):
             in_channels=unet.config.in_channels,
             out_channels=unet.config.out_channels,
             time_cond_proj_dim=unet.config.time_cond_proj_dim,
+            addition_time_embed_dim=unet.config.addition_time_embed_dim,
         )
         net._install(unet, stages)
         return net
 
     def _install(self, unet: UNet, stages: Mapping[str, nn.Module]) -> None:
-        for name in HEAD_MODULES:
+        for name in head_modules(unet):
             setattr(self, name, getattr(unet, name))
         self.stages = nn.ModuleDict(dict(stages))
 
@@ -239,16 +240,17 @@ class StagedUNet(ModelMixin, ConfigMixin):
             sample: noisy latents (B, C, H, W).
             timestep: one timestep or (B,).
             encoder_hidden_states: text embeddings (B, tokens, D).
+            added_cond_kwargs: for SDXL ``text_embeds`` (B, D) and ``time_ids`` (B, 6); for others nothing.
             record: filled with every stage's inputs and outputs when given.
 
         Raises:
-            UserError: extra conditioning, which staged U-Nets do not take.
+            UserError: conditioning that this U-Net does not take, or that it lacks.
         """
-        if timestep_cond is not None or cross_attention_kwargs or added_cond_kwargs:
-            raise UserError(
-                "a staged U-Net takes sample, timestep and text embeddings only; drop the extra conditioning"
-            )
+        if timestep_cond is not None or cross_attention_kwargs:
+            raise UserError("a staged U-Net takes no timestep_cond and no cross_attention_kwargs; drop them")
         temb = self.embed_time(sample, timestep)
+        if (added := embed_added(self, added_cond_kwargs, temb.dtype)) is not None:
+            temb = temb + added
         context = encoder_hidden_states
         h = self.conv_in(sample)
         entering: list[Tensor] = []

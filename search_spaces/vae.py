@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.vae_layers import TeacherDecoder, TeacherEncoder, TinyDecoder, TinyEncoder, initialise
+from search_spaces.vae_layers import Make, TeacherDecoder, TeacherEncoder, TinyDecoder, TinyEncoder, initialise, made
 from search_spaces.vae_option import (
     STEPS,
     TEACHER,
     VAE_DECODER,
     VAE_ENCODER,
     VAE_STAGES,
+    TinyLevel,
     VaeOption,
     parse_steps,
     parse_vae_option,
@@ -83,24 +84,35 @@ def build_vae_stage(vae: VAE, stage: str, name: str, copy: bool = True, seed: in
     """
     check_vae_supported(vae)
     levels = parse_option(vae, stage, name).levels
-    config, is_encoder = vae.config, stage == VAE_ENCODER
     module: nn.Module
     if levels is None:
-        if is_encoder:
+        if stage == VAE_ENCODER:
             module = TeacherEncoder(vae.encoder, vae.quant_conv)
         else:
             module = TeacherDecoder(vae.post_quant_conv, vae.decoder)
         module.training = vae.training  # not train(), which would reach into the teacher's shared modules
         return copying.deepcopy(module) if copy else module
     with torch.device("meta"):
-        if is_encoder:
-            module = TinyEncoder(config.in_channels, 2 * config.latent_channels, levels)
-        else:
-            module = TinyDecoder(config.latent_channels, config.out_channels, levels, config.scaling_factor)
+        module = tiny_vae_stage(vae, stage, levels)
     like = next(vae.parameters())
     module = module.to_empty(device=like.device).to(like.dtype)
     initialise(module, seed)
     return module.train(vae.training)
+
+
+def tiny_vae_stage(vae: VAE, stage: str, levels: Sequence[TinyLevel], make: Make = made) -> nn.Module:
+    """A tiny ResNet with this VAE's interface, its weights torch's own initial ones.
+
+    Args:
+        vae: the teacher's ``AutoencoderKL``.
+        stage: ``VE`` or ``VD``.
+        levels: width and depth of each level, full resolution first.
+        make: makes the layers.
+    """
+    config = vae.config
+    if stage == VAE_ENCODER:
+        return TinyEncoder(config.in_channels, 2 * config.latent_channels, levels, make)
+    return TinyDecoder(config.latent_channels, config.out_channels, levels, config.scaling_factor, make)
 
 
 def check_vae_candidate(vae: VAE, candidate: Candidate) -> None:

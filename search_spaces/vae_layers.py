@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
@@ -60,12 +61,24 @@ class HalvingConv(nn.Conv2d):
         return super().forward(x)
 
 
-def _conv(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+class SizedConv(nn.Conv2d):
+    """3x3 convolution that keeps height and width."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
 
-def _blocks(level: TinyLevel) -> list[nn.Module]:
-    return [AutoencoderTinyBlock(level.width, level.width, "relu") for _ in range(level.depth)]
+Make: TypeAlias = Callable[..., nn.Module]
+"""Makes a layer of a class and its arguments."""
+
+
+def made(kind: type[nn.Module], *args: Any) -> nn.Module:
+    """The layer itself."""
+    return kind(*args)
+
+
+def _blocks(make: Make, level: TinyLevel) -> list[nn.Module]:
+    return [make(AutoencoderTinyBlock, level.width, level.width, "relu") for _ in range(level.depth)]
 
 
 class TinyEncoder(nn.Module):
@@ -75,14 +88,15 @@ class TinyEncoder(nn.Module):
         in_channels: channels of the image.
         out_channels: channels of the moments.
         levels: width and depth of each level, full resolution first.
+        make: makes the layers; costing puts others in their places.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, levels: Sequence[TinyLevel]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, levels: Sequence[TinyLevel], make: Make = made) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv(in_channels, levels[0].width), *_blocks(levels[0])]
+        layers = [make(SizedConv, in_channels, levels[0].width), *_blocks(make, levels[0])]
         for upper, level in itertools.pairwise(levels):
-            layers += [HalvingConv(upper.width, level.width), *_blocks(level)]
-        self.layers = nn.Sequential(*layers, _conv(levels[-1].width, out_channels))
+            layers += [make(HalvingConv, upper.width, level.width), *_blocks(make, level)]
+        self.layers = nn.Sequential(*layers, make(SizedConv, levels[-1].width, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         moments: Tensor = self.layers(x.add(1).div(2))  # TAESD's images are in [0, 1]
@@ -97,15 +111,24 @@ class TinyDecoder(nn.Module):
         out_channels: channels of the image.
         levels: width and depth of each level, full resolution first, as for the encoder.
         scaling_factor: what brings the latents to unit variance; TAESD softly clamps at three deviations.
+        make: as for the encoder.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, levels: Sequence[TinyLevel], scaling_factor: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        levels: Sequence[TinyLevel],
+        scaling_factor: float,
+        make: Make = made,
+    ) -> None:
         super().__init__()
         upward = list(reversed(levels))
-        layers: list[nn.Module] = [_conv(in_channels, upward[0].width), nn.ReLU(), *_blocks(upward[0])]
+        layers = [make(SizedConv, in_channels, upward[0].width), nn.ReLU(), *_blocks(make, upward[0])]
         for lower, level in itertools.pairwise(upward):
-            layers += [nn.Upsample(scale_factor=2), _conv(lower.width, level.width, bias=False), *_blocks(level)]
-        self.layers = nn.Sequential(*layers, _conv(upward[-1].width, out_channels))
+            layers += [nn.Upsample(scale_factor=2), make(SizedConv, lower.width, level.width, False)]
+            layers += _blocks(make, level)
+        self.layers = nn.Sequential(*layers, make(SizedConv, upward[-1].width, out_channels))
         self.scaling_factor = scaling_factor
 
     def forward(self, z: Tensor) -> Tensor:

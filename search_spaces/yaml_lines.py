@@ -16,15 +16,29 @@ Path: TypeAlias = Sequence[str | int]
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000
 MAX_DEPTH = 16
+_TOO_DEEP = f"nested too deeply; a search space is nested at most {MAX_DEPTH} deep"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, whose every complaint has a line."""
+    """PyYAML's safe loader, whose every complaint has a line, and which stops at too deep a nesting."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # While reading, because PyYAML takes a time that grows with the square of the depth.
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (yaml.YAMLError, RecursionError):
+        except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML lets through whatever int(), datetime() and the like raise
             problem = f"{str(node.value)[:40]!r} cannot be read ({error}); put it in quotes if it is text"
@@ -65,8 +79,6 @@ class Document:
                 raise UserError(f"{where}:1: is empty; a search space has name and options")
             _check(where, root)
             return cls(where, loader.construct_document(root), root)
-        except RecursionError:
-            raise UserError(f"{where}: is nested too deeply; write it as in the presets") from None
         except yaml.YAMLError as error:
             raise UserError(f"{where}:{_line_of_error(error, text)}: is not YAML: {_problem(error)}") from None
 
@@ -94,31 +106,32 @@ class Document:
 
 def _check(where: str, root: yaml.Node) -> None:
     """Raise for keys given twice, and for what would be too much with its aliases written out."""
-    sizes: dict[int, int] = {}  # by node: with aliases written out, each counted once here
+    known: dict[int, tuple[int, int]] = {}  # values and depth of a node, by its identity: aliases share nodes
     open_: set[int] = set()
 
-    def size(node: yaml.Node, depth: int) -> int:
+    def size(node: yaml.Node) -> tuple[int, int]:
         line = node.start_mark.line + 1
         if id(node) in open_:
             raise UserError(f"{where}:{line}: an alias contains itself; write it out")
-        if depth > MAX_DEPTH:
-            raise UserError(f"{where}:{line}: is nested too deeply; write it as in the presets")
-        if id(node) not in sizes:
-            open_.add(id(node))
-            children = node.value if isinstance(node, yaml.SequenceNode) else []
-            if isinstance(node, yaml.MappingNode):
-                _check_keys(where, node)
-                children = [value for _, value in node.value]
-            sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in children)
-            open_.remove(id(node))
-        if sizes[id(node)] > MAX_VALUES:
+        if id(node) in known:
+            return known[id(node)]
+        open_.add(id(node))
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(where, node)
+            children = [value for _, value in node.value]
+        sizes = [size(child) for child in children]
+        values, depth = 1 + sum(each for each, _ in sizes), 1 + max((each for _, each in sizes), default=0)
+        if values > MAX_VALUES or depth > MAX_DEPTH:
             raise UserError(
-                f"{where}:{line}: has {sizes[id(node)]:,} values with its aliases written out; "
-                f"a search space has at most {MAX_VALUES:,}"
+                f"{where}:{line}: has {values:,} values, nested {depth} deep, with its aliases written out; "
+                f"a search space has at most {MAX_VALUES:,}, nested {MAX_DEPTH} deep"
             )
-        return sizes[id(node)]
+        open_.remove(id(node))
+        known[id(node)] = values, depth
+        return known[id(node)]
 
-    size(root, 0)
+    size(root)
 
 
 def _check_keys(where: str, node: yaml.MappingNode) -> None:

@@ -22,7 +22,8 @@ CANDIDATE_FILE = "candidate.json"
 class BuiltCandidate(BaseModel):
     """Content of candidate.json: the candidate, what it was built from, and the class that loads each part.
 
-    `random_weights` lists the stages that inherit nothing from the teacher and have to be trained before use.
+    `random_weights` lists the stages that inherit nothing from the teacher and have to be trained before use; `seed` is
+    theirs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +37,7 @@ class BuiltCandidate(BaseModel):
     loads_with: dict[str, str]
     unet_not_standard_because: str | None
     random_weights: tuple[str, ...]
-    seed: int
+    seed: int | None
 
 
 def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None) -> Candidate:
@@ -56,9 +57,8 @@ def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None
 
     unet = stage_names(teacher.unet)
     pipeline = (*unet, *VAE_STAGES, STEPS)
-    if space is not None and text in space.candidates:
-        candidate = space.named(text)
-    elif os.path.isfile(text):  # Path.is_file raises where an id is too long for a file name
+    is_name = space is not None and text in space.candidates
+    if os.path.isfile(text) and not is_name:  # Path.is_file raises where an id is too long for a file name
         candidate = _read(Path(text))
         # An object in JSON has no order, and some writers sort its keys.
         order = pipeline if candidate.is_pipeline else unet
@@ -66,12 +66,12 @@ def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None
             candidate = Candidate(options={stage: candidate.options[stage] for stage in order})
     elif text.endswith(".json") or os.sep in text:
         raise UserError(f"candidate file {text} does not exist; give a JSON file with 'options', or a candidate id")
-    elif space is not None and "-" not in text:
-        space.named(text)  # raises, and lists the names
-        raise AssertionError("unreachable")
+    elif space is None:
+        candidate = Candidate.from_id(text, pipeline if len(text.split("-")) == len(pipeline) else unet)
+    elif is_name or "-" not in text:
+        candidate = space.named(text)
     else:
-        stages = space.stages if space is not None else pipeline if len(text.split("-")) == len(pipeline) else unet
-        candidate = Candidate.from_id(text, stages)
+        candidate = Candidate.from_id(text, space.stages)
     if space is not None:
         space.encode(candidate)
     return candidate
@@ -129,6 +129,7 @@ def build_candidate(teacher: Teacher, candidate: Candidate, folder: Path | str, 
     if candidate.is_pipeline:
         vae = assemble_vae(teacher.vae, candidate, copy=False, seed=seed)
         parts["vae"] = teacher.vae if vae.is_teachers else vae
+    random = tuple(stage for stage in VAE_STAGES if candidate.options.get(stage, TEACHER) != TEACHER)
     built = BuiltCandidate(
         candidate=candidate.id,
         options=candidate.options,
@@ -138,8 +139,8 @@ def build_candidate(teacher: Teacher, candidate: Candidate, folder: Path | str, 
         num_params={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         loads_with={name: _home(part) for name, part in parts.items()},
         unet_not_standard_because=reason,
-        random_weights=tuple(stage for stage in VAE_STAGES if candidate.options.get(stage, TEACHER) != TEACHER),
-        seed=seed,
+        random_weights=random,
+        seed=seed if random else None,
     )
 
     def write(temporary: Path) -> None:

@@ -6,7 +6,8 @@ operator (the package adds up tables), and MACs are closed forms of modules (the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Activity(TorchDispatchMode):
         (*results,) = (t for t in tree_leaves(output) if isinstance(t, Tensor))
         if "norm" in func.__name__:
             del results[1:]  # the statistics are for the backward pass
-        same = func.__name__ in ("div.Tensor", "mul.Tensor", "div.Scalar", "mul.Scalar") and args[1:] == (1.0,)
+        same = func.__name__ in ("div.Tensor", "mul.Tensor") and isinstance(args[1], (int, float)) and args[1] == 1
         is_view = "view" in func.__name__ or any(a.alias_info is not None for a in func._schema.arguments)
         for result in results:
             self.add(result, self.base[self.numbers[id(reads[0])]] if is_view or same else None)
@@ -74,25 +75,27 @@ def activity(function: Callable[[], Any], inputs: tuple[Tensor, ...]) -> tuple[i
     return peak, traffic
 
 
-def closed_form_macs(model: nn.Module, run: Callable[[], Any]) -> int:
-    """MACs of convolutions, linear layers and both products of attention, from modules' sizes and outputs' shapes."""
-    total = 0
+@contextmanager
+def closed_form_macs(model: nn.Module) -> Iterator[list[int]]:
+    """MACs of convolutions, linear layers and both products of attention in what the model runs inside.
+
+    From modules' sizes and outputs' shapes; the list gets one entry a module run.
+    """
+    counts: list[int] = []
 
     def conv(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
+        height, width = module.kernel_size
+        counts.append(output.numel() * height * width * module.in_channels // module.groups)
 
     def linear(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * module.in_features
+        counts.append(output.numel() * module.in_features)
 
     def attention(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        nonlocal total
         given = args[0] if args else kwargs["hidden_states"]
         queries = given.numel() // given.shape[1 if given.ndim == 4 else -1]
         text = kwargs.get("encoder_hidden_states")
         keys = queries // given.shape[0] if text is None else text.shape[1]
-        total += 2 * queries * keys * module.to_q.out_features
+        counts.append(2 * queries * keys * module.to_q.out_features)
 
     counted = {nn.Conv2d: conv, nn.Linear: linear, Attention: attention}
     handles = [
@@ -102,9 +105,7 @@ def closed_form_macs(model: nn.Module, run: Callable[[], Any]) -> int:
         if isinstance(module, kind)
     ]
     try:
-        with torch.no_grad():
-            run()
+        yield counts
     finally:
         for handle in handles:
             handle.remove()
-    return total

@@ -1,0 +1,107 @@
+"""`nanosd space profile`: what a search space reaches, as tables in the terminal and as a page."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.output import print_json, print_rows
+from search_spaces.precision import Precision
+
+MaxOf = typer.Option(min=0, help="Count the candidates with at most this.")
+
+
+def profile(
+    space: Annotated[str, typer.Argument(help="Search-space preset or YAML file.")] = "nanosd",
+    teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
+    device: Annotated[Path | None, typer.Option(help="Device profile (JSON): adds predicted latency.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Of weights and activations, for bytes.")] = Precision.W8A16,
+    latent_size: Annotated[int | None, typer.Option(min=1, help="Of the latents; without it the teacher's.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(min=1, help="Of the text; without it the teacher's.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 1,
+    max_params: Annotated[float | None, MaxOf] = None,
+    max_macs: Annotated[float | None, MaxOf] = None,
+    max_weight_bytes: Annotated[float | None, MaxOf] = None,
+    max_traffic_bytes: Annotated[float | None, MaxOf] = None,
+    max_peak_bytes: Annotated[float | None, MaxOf] = None,
+    max_latency_ms: Annotated[float | None, MaxOf] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Page (HTML) to write; default: SPACE.html.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Say what a space reaches: range of every cost, candidates within budgets, what each stage takes."""
+    from nas.quiet import quiet
+
+    quiet()
+    from latency_predictors.profile import DeviceProfile
+    from nas.report.space_page import between, candidates_within, title, write_space_page, written
+    from nas.space_profile import profile_space
+    from nas.teacher import load_shapes, load_teacher, num_text_tokens
+    from search_spaces.costs import CostTable
+    from search_spaces.space import load_space
+
+    chosen, device_profile = load_space(space), None if device is None else DeviceProfile.load(device)
+    unet, vae = load_shapes(teacher)
+    size = latent_size or int(unet.config.sample_size)
+    if device_profile is not None:
+        device_profile.check(chosen, load_teacher(teacher).key, size)
+    table = CostTable.from_unet(unet, chosen, size, num_tokens or num_text_tokens(teacher), batch, vae=vae)
+    budgets: Mapping[str, float | None] = {
+        "num_params": max_params,
+        "num_macs": max_macs,
+        "weight_bytes": max_weight_bytes,
+        "traffic_bytes": max_traffic_bytes,
+        "peak_bytes": max_peak_bytes,
+        "latency_ms": max_latency_ms,
+    }
+    found = profile_space(
+        table, precision, device_profile, {name: limit for name, limit in budgets.items() if limit is not None}
+    )
+    page = write_space_page(found, out or Path(f"{chosen.name}.html"))
+    if json:
+        print_json({**dataclasses.asdict(found), "page": page})
+        return
+    looked = "all" if found.counted else f"a sample of {found.num_looked_at:,}"
+    print(f"{found.space}: {found.num_candidates:,} candidates; costs of {looked}, {found.precision.value}")
+    print_rows(
+        [
+            {
+                "cost": title(r.cost),
+                **{
+                    name: written(r.cost, value)
+                    for name, value in {
+                        "least": r.minimum,
+                        "median": r.median,
+                        "most": r.maximum,
+                        "teacher": r.teacher,
+                    }.items()
+                },
+            }
+            for r in found.ranges
+        ]
+    )
+    print_rows(
+        [
+            {
+                "budget": title(b.budget),
+                "at most": written(b.budget, b.limit),
+                "candidates": candidates_within(b.num_candidates, b.num_low, b.num_high),
+                "share": f"{100 * b.share:.2f} %",
+            }
+            for b in found.budgets
+        ]
+    )
+    print_rows(
+        [
+            {
+                "stage": s.stage,
+                "teacher's params": f"{100 * s.teacher_params:.1f} %",
+                "teacher's MACs": f"{100 * s.teacher_macs:.1f} %",
+                "options' params": between(s.smallest_option_params, s.largest_option_params),
+                "options' MACs": between(s.smallest_option_macs, s.largest_option_macs),
+            }
+            for s in found.stages
+        ]
+    )
+    print(f"page: {page}")

@@ -1,0 +1,130 @@
+"""The page of `nanosd space profile`: tables and figures of a search space, self-contained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.plots.format import NONE, count, milliseconds, percent
+from nas.report import page as html
+
+if TYPE_CHECKING:
+    from nas.space_profile import SpaceProfile
+
+
+def written(cost: str, value: float | None) -> str:
+    """A cost as a person reads it, with its unit."""
+    if value is None:
+        return NONE
+    if cost == "latency_ms":
+        return milliseconds(value)
+    return f"{count(value)}B" if cost.endswith("bytes") else count(value)
+
+
+def title(cost: str) -> str:
+    """A cost's name for people."""
+    return {
+        "num_params": "parameters",
+        "num_macs": "MACs",
+        "weight_bytes": "weights",
+        "traffic_bytes": "activation traffic",
+        "peak_bytes": "peak activation memory",
+        "latency_ms": "predicted latency",
+    }.get(cost, cost)
+
+
+def write_space_page(profile: SpaceProfile, path: Path) -> Path:
+    """Write the page atomically; returns its path."""
+    from nas.atomic import write_bytes
+    from nas.plots.space import stage_options, teacher_treemap
+
+    how = (
+        f"Every one of the {profile.num_candidates:,} candidates was counted."
+        if profile.counted
+        else f"Medians and shares are of {profile.num_looked_at:,} candidates drawn uniformly from "
+        f"{profile.num_candidates:,}."
+    )
+    ranges = html.table(
+        ("cost", "least", "median", "most", "teacher"),
+        [
+            [
+                html.text(title(r.cost)),
+                *(html.text(written(r.cost, v)) for v in (r.minimum, r.median, r.maximum, r.teacher)),
+            ]
+            for r in profile.ranges
+        ],
+        (False, True, True, True, True),
+    )
+    budgets = html.table(
+        ("budget", "at most", "candidates", "share"),
+        [
+            [
+                html.text(title(b.budget)),
+                html.text(written(b.budget, b.limit)),
+                html.text(candidates_within(b.num_candidates, b.num_low, b.num_high)),
+                html.text(percent(100 * b.share)),
+            ]
+            for b in profile.budgets
+        ],
+        (False, True, True, True),
+    )
+    stages = html.table(
+        ("stage", "teacher's parameters", "teacher's MACs", "options' parameters", "options' MACs"),
+        [
+            [
+                html.text(s.stage),
+                html.text(percent(100 * s.teacher_params)),
+                html.text(percent(100 * s.teacher_macs)),
+                html.text(between(s.smallest_option_params, s.largest_option_params)),
+                html.text(between(s.smallest_option_macs, s.largest_option_macs)),
+            ]
+            for s in profile.stages
+        ],
+        (False, True, True, True, True),
+    )
+    device = f"Latency: {profile.device}." if profile.device else "No device profile was given, so there is no latency."
+    partly = set(profile.teacher_params) - {"base"} - set(profile.teacher_latency_ms)
+    note = (
+        " Latency is that of the stages whose own option the device profile has, which are not "
+        f"{', '.join(sorted(partly))}."
+        if profile.teacher_latency_ms and partly
+        else ""
+    )
+    body = "\n".join(
+        [
+            html.section(
+                "ranges",
+                f"Search space {profile.space}",
+                html.text(f"{how} Bytes are those of {profile.precision.value}. {device}"),
+                ranges,
+                budgets if profile.budgets else "",
+            ),
+            html.section(
+                "options",
+                "Stage options",
+                "Each point is one option of one stage, run alone: what it saves, and on which axis.",
+                html.figure(stage_options(profile), "options"),
+            ),
+            html.section(
+                "teacher",
+                "Where the teacher's cost lies",
+                html.text(f"Area is the share of the whole teacher; inside a stage, of its operator classes.{note}"),
+                html.figure(teacher_treemap(profile), "teacher"),
+                stages,
+            ),
+        ]
+    )
+    write_bytes(path, html.page(f"search space {profile.space}", body).encode())
+    return path
+
+
+def between(low: int, high: int) -> str:
+    """A range of counts; `none` for a stage that is always dropped."""
+    return "none" if high == 0 else f"{count(low)} to {count(high)}"
+
+
+def candidates_within(estimate: float, low: float, high: float) -> str:
+    """A number of candidates, with its 95 % interval where it was estimated."""
+    if low == high:
+        return f"{int(estimate):,}"
+    return f"{estimate:.3g} ({low:.3g} to {high:.3g})"

@@ -1,0 +1,132 @@
+"""What a search space reaches, against going through every candidate by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from typer.testing import CliRunner
+
+from nas.plots.space import stage_options, teacher_treemap
+from nas.space_profile import profile_space
+from search_spaces.costs import CostTable
+from search_spaces.errors import UserError
+from search_spaces.precision import Precision
+from search_spaces.space import SearchSpace, load_space
+
+TINY = {"kind": ["teacher", "tiny"], "width": [[8, 16]] * 4, "depth": [[1], [1, 2], [1], [1]]}
+OPTIONS = {
+    "E1": {"word": ["RARA", "R"], "resnet_width": [1, 0.5]},
+    "E2": ["RARA", "RR"],
+    "E3": ["RARA"],
+    "deep": ["RR.RAR.RRR", "none"],
+    "D3": ["RARARA", "R"],
+    "D2": ["RARARA"],
+    "D1": ["RARARA", "R@3"],
+}
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32, 64, 64),
+            norm_num_groups=8,
+            cross_attention_dim=32,
+            attention_head_dim=4,
+        )
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    with torch.device("meta"):
+        return AutoencoderKL(block_out_channels=(8, 16, 16, 16), norm_num_groups=8, layers_per_block=1, **kinds)
+
+
+@pytest.fixture(scope="module")
+def table(unet: UNet2DConditionModel) -> CostTable:
+    return CostTable.from_unet(unet, SearchSpace(name="small", options=OPTIONS), 8, 6)
+
+
+@pytest.fixture(scope="module")
+def joint(unet: UNet2DConditionModel, vae: AutoencoderKL) -> CostTable:
+    space = SearchSpace(name="joint", options={**OPTIONS, "VE": TINY, "VD": TINY, "steps": [1, 4]})
+    return CostTable.from_unet(unet, space, 8, 6, vae=vae)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.W8A8])
+def test_ranges_and_budgets_are_those_of_every_candidate(table: CostTable, precision: Precision) -> None:
+    values = table.all_costs(table.space.enumerate(), precision)
+    budgets = {"num_params": float(np.median(values["num_params"])), "peak_bytes": float(values["peak_bytes"].min())}
+    found = profile_space(table, precision, budgets=budgets)
+    assert found.counted and found.num_candidates == len(values["num_params"])
+    for cost in found.ranges:
+        numbers = values[cost.cost]
+        assert (cost.minimum, cost.median, cost.maximum) == (numbers.min(), np.median(numbers), numbers.max())
+        # The teacher is a candidate of this space: all its own options and the deep path kept.
+        assert cost.teacher == numbers[0], cost.cost
+    meets = [values[name] <= limit for name, limit in budgets.items()]
+    expected = [meets[0].sum(), meets[1].sum(), (meets[0] & meets[1]).sum()]
+    assert [b.num_candidates for b in found.budgets] == expected
+    assert all(b.num_low == b.num_high == b.num_candidates for b in found.budgets)
+
+
+def test_ends_of_a_sampled_space_are_exact(joint: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = joint.all_costs(joint.space.enumerate(), Precision.W8A16)
+    median = float(np.median(values["num_macs"]))
+    monkeypatch.setattr("nas.space_profile.MAX_COUNTED", 10)
+    monkeypatch.setattr("nas.space_profile.SAMPLE_SIZE", 300)
+    found = profile_space(joint, Precision.W8A16, budgets={"num_macs": median})
+    assert not found.counted and found.num_looked_at == 300
+    for cost in found.ranges:
+        if cost.cost != "peak_bytes":
+            assert (cost.minimum, cost.maximum) == (values[cost.cost].min(), values[cost.cost].max()), cost.cost
+    (budget,) = found.budgets
+    assert budget.num_low < (values["num_macs"] <= median).sum() < budget.num_high
+    assert found.ranges[0].teacher == joint.teacher.num_params
+
+
+def test_the_teachers_parts_add_up(table: CostTable, joint: CostTable) -> None:
+    for costs in (table, joint):
+        found = profile_space(costs, Precision.FP16)
+        assert sum(found.teacher_params.values()) == costs.teacher.num_params
+        assert sum(sum(kinds.values()) for kinds in found.kernel_macs.values()) == costs.teacher.num_macs
+        base = costs.base_num_params / costs.teacher.num_params
+        assert sum(s.teacher_params for s in found.stages) + base == pytest.approx(1, rel=1e-12)
+
+
+def test_figures_show_every_option_and_the_whole_teacher(joint: CostTable) -> None:
+    found = profile_space(joint, Precision.FP16)
+    drawn = stage_options(found)
+    wanted = sum(1 for o in found.options if o.num_params)
+    assert sum(len(trace.x) for trace in drawn.data if trace.x is not None) == wanted
+    for trace in teacher_treemap(found).data:
+        parts = dict(zip(trace.ids, trace.values, strict=True))
+        for parent in {p for p in trace.parents if p}:
+            inside = [v for i, v, p in zip(trace.ids, trace.values, trace.parents, strict=True) if p == parent]
+            assert sum(inside) == parts[parent]
+
+
+def test_wrong_budgets_are_one_line(table: CostTable) -> None:
+    with pytest.raises(UserError, match="legal are num_params, num_macs"):
+        profile_space(table, Precision.FP16, budgets={"size": 3})
+    with pytest.raises(UserError, match="no device profile is given"):
+        profile_space(table, Precision.FP16, budgets={"latency_ms": 3})
+
+
+def test_the_command(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["space", "profile", "bk-sdm", "--max-params", "1.5e6", "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    space = load_space("bk-sdm")
+    assert said["num_candidates"] == space.num_candidates
+    budget = said["budgets"][0]
+    assert 0 < budget["num_candidates"] < space.num_candidates
+    page = (tmp_path / "bk-sdm.html").read_text(encoding="utf-8")
+    assert page.count("figure-options") and page.count("figure-teacher") and 'src="http' not in page
