@@ -36,8 +36,8 @@ _KINDS = {
     **dict.fromkeys(
         """
         _adaptive_avg_pool2d abs add argmax avg_pool2d bitwise_and bitwise_not bitwise_or clamp cos cumsum div eq exp
-        ge gelu gt hardswish hardtanh le leaky_relu linalg_vector_norm log lt masked_fill max_pool2d_with_indices maximum
-        mean minimum mul ne neg pow relu rsqrt rsub sigmoid silu sin sqrt sub sum tanh upsample_bicubic2d
+        ge gelu gt hardswish hardtanh le leaky_relu linalg_vector_norm log lt masked_fill max_pool2d_with_indices
+        maximum mean minimum mul ne neg pow relu rsqrt rsub sigmoid silu sin sqrt sub sum tanh upsample_bicubic2d
         upsample_bilinear2d where
         """.split(),  # noqa: SIM905
         Kind.ELEMENTWISE,
@@ -55,8 +55,8 @@ _KINDS = {
 class Kernel(NamedTuple):
     """Class of an operator, its MACs (1 MAC = 2 FLOPs) and, where it has any, what they are made of.
 
-    ``macs`` is rows x ``num_contracted`` x ``num_produced``: matrix units work on blocks of the last two, so that
-    they decide what a block that is not full wastes.
+    Matrix units work on blocks of ``num_contracted`` x ``num_produced``, so that these two decide what a block that
+    is not full wastes.
     """
 
     name: str

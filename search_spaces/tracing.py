@@ -63,8 +63,9 @@ def record_operators(function: Callable[[], Any], inputs: Iterable[Tensor]) -> t
     """Run a function and record its operators.
 
     Attention is recorded as a graph without fused operators has it: its scores are written and read. An
-    operator costs nothing that only makes a view, that divides or multiplies by exactly one, that is a batch norm (it is
-    folded into the convolution before it), or that depends on no input: graph runtimes run none of these. The statistics that norms return for training are left out.
+    operator costs nothing that only makes a view, that divides or multiplies by exactly one, that is a batch norm
+    (folded into the convolution before it), or that depends on no input: graph runtimes run none of these. The
+    statistics that norms return for training are left out.
 
     Args:
         function: runs the network; every tensor in its result (nested tuples, dicts) is an output.

@@ -2,16 +2,17 @@
 
     python -m experiments.bench.npu --data FILE.csv [--targets DEVICE,...] [--n 1,10,20] [--json]
 
-Protocol. One device of the file is the target, all others are sources; devices with identical figures are one. Only W8A16
-networks entirely on the NPU count. The target's figures of ``n`` networks are known, none of them of Stable Diffusion or
-ControlNet; which ones, the method asks for itself (``--choice designed``: least variance left at the networks asked for,
-computed from the sources alone) or chance (``--choice random``, ``--draws`` times). Asked for are all Stable Diffusion
-and ControlNet networks of the target (U-Nets, ControlNet, VAE decoders, text encoders, each by runtime path); the sources'
-figures of the same networks are known. Nothing about the target's other rows enters, not even its scale. Interval widths
-come from the sources, each held out in turn.
+Protocol. One device of the file is the target, all others are sources; devices with identical figures are one. Only
+W8A16 networks entirely on the NPU count. The target's figures of ``n`` networks are known, none of them of Stable
+Diffusion or ControlNet; which ones, the method asks for itself (``--choice designed``: least variance left at the
+networks asked for, computed from the sources alone) or chance (``--choice random``, ``--draws`` times). Asked for are
+all Stable Diffusion and ControlNet networks of the target (U-Nets, ControlNet, VAE decoders, text encoders, each by
+runtime path); the sources' figures of the same networks are known. Nothing about the target's other rows enters, not
+even its scale. Interval widths come from the sources, each held out in turn.
 
-A network whose runtime paths contradict each other more than twofold on the median source is not asked for: what it
-measures is the toolchain.
+Left out of what may be measured: networks whose runtime paths contradict each other more than twofold on the median
+source, since what they measure is the toolchain. Left out everywhere, and listed: figures more than twice slower than
+the same graph on the same device and path.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from latency_predictors.npu.transfer import LogPrediction, Sources, choose, inte
 from search_spaces.errors import UserError
 
 Floats = NDArray[np.float64]
+KEYS = ("mape", "spearman", "coverage90")
 _MIN_QUERIES = 3  # below that no rank correlation
 _MIN_SOURCES = 3  # figures a network needs on the sources
 
@@ -74,9 +76,7 @@ def judge(
     for num in counts:
         rng = np.random.default_rng(seed)
         scale = interval_scale([_deviations(other, num) for other in held_out])
-        rows = [
-            _score(task.predict(measured), truth, scale) for measured in _choices(task, num, choice, draws, rng)
-        ]
+        rows = [_score(task.predict(measured), truth, scale) for measured in _choices(task, num, choice, draws, rng)]
         mean = np.mean(rows, axis=0)
         scores[str(num)] = {
             "mape": float(mean[0]),
@@ -119,14 +119,24 @@ def run(
             not_judged[device] = "no W8A16 Stable Diffusion or ControlNet network in the file"
         else:
             scores[device] = found
-    keys = ("mape", "spearman", "coverage90")
-    mean = {
-        str(num): {key: float(np.mean([s[str(num)][key] for s in scores.values()])) for key in keys} for num in counts
-    }
+
+    def over_targets(statistic: Callable[[list[float]], Any]) -> dict[str, dict[str, float]]:
+        if not scores:
+            return {}
+        return {
+            str(n): {key: float(statistic([s[str(n)][key] for s in scores.values()])) for key in KEYS} for n in counts
+        }
+
     return {
-        "protocol": {"choice": choice, "draws": draws if choice == "random" else 1, "strict": True, "precision": "w8a16"},
+        "protocol": {
+            "choice": choice,
+            "draws": draws if choice == "random" else 1,
+            "strict": True,
+            "precision": "w8a16",
+        },
         "targets": scores,
-        "mean": mean if scores else {},
+        "mean": over_targets(np.mean),
+        "median": over_targets(np.median),
         "not_judged": not_judged,
         "dropped": dict(table.dropped),
         "slowed": [
@@ -140,7 +150,7 @@ def run(
 def render(figures: dict[str, Any]) -> str:
     """The figures as a table for a terminal."""
     lines = [f"{'target':<34}{'n':>4}{'MAPE %':>9}{'Spearman':>10}{'coverage':>10}"]
-    for device, scores in [*figures["targets"].items(), ("mean", figures["mean"])]:
+    for device, scores in [*figures["targets"].items(), ("mean", figures["mean"]), ("median", figures["median"])]:
         lines += [
             f"{device:<34}{num:>4}{s['mape']:>9.1f}{s['spearman']:>10.3f}{s['coverage90']:>10.2f}"
             for num, s in scores.items()

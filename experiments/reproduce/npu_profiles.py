@@ -3,9 +3,9 @@
     python -m experiments.reproduce.npu_profiles --data FILE.csv [--out latency_predictors/profiles]
 
 Reads the measurements by path and ships only what was fitted. Networks that transformers and diffusers can build by
-configuration (latency_predictors/npu/zoo.py) are recorded on the meta device; the device's W8A16 rows of them are fitted,
-those of Stable Diffusion and ControlNet with half the log error of the others, since they are what the profile is for. Then
-it is fitted again without every diffusion model in turn, and without all of them, for the error statement.
+configuration (latency_predictors/npu/zoo.py) are recorded on the meta device; the device's W8A16 rows of them are
+fitted, those of Stable Diffusion and ControlNet with half the log error of the others, since they are what the profile
+is for. Then it is fitted again without every diffusion model in turn, and without all of them, for the error statement.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from latency_predictors.npu.profile import Error, ErrorStatement, NpuProfile, Pu
 from latency_predictors.npu.records import LatencyTable, Network, read_latency_table
 from latency_predictors.npu.roofline import Attention, Roofline, Work, fit, network_ms
 from latency_predictors.npu.zoo import NETWORKS, traced
-from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.space import SearchSpace, load_space
@@ -48,9 +48,16 @@ class Device:
     name: str
     soc: str
     column: str
+    paper: str | None = None
+    """Who published latencies of NanoSD's candidates on it."""
 
 
-DEVICES = (Device("sm8750-w8a16", "SM8750", "Samsung Galaxy S25"),)
+DEVICES = (
+    Device("sm8750-w8a16", "SM8750", "Samsung Galaxy S25", PAPER),
+    Device("sm8850-w8a16", "SM8850", "Snapdragon 8 Elite Gen 5 QRD"),
+    Device("sm8650-w8a16", "SM8650", "Samsung Galaxy S24"),
+    Device("qcs8550-w8a16", "QCS8550", "QCS8550 (Proxy)"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,18 @@ class Row:
 def measured_rows(table: LatencyTable, column: int) -> list[Row]:
     """Networks of the device whose operators are known and whose runtime paths do not contradict each other."""
     doubtful = table.contradictory([column])
-    works: dict[str, Work] = {}
     rows = []
     for i, network in enumerate(table.networks):
         latency_ms = float(table.latency_ms[i, column])
         if not np.isfinite(latency_ms) or doubtful[i] or network.architecture not in NETWORKS:
             continue
-        if network.architecture not in works:
-            trace = traced(network.model, network.component)
-            works[network.architecture] = Work.of(trace, Precision.W8A16, Attention.PER_HEAD)
-        rows.append(Row(network, works[network.architecture], latency_ms))
+        rows.append(Row(network, _work(network.model, network.component), latency_ms))
     return rows
+
+
+@cache
+def _work(model: str, component: str) -> Work:
+    return Work.of(traced(model, component), Precision.W8A16, Attention.PER_HEAD)
 
 
 def fitted(rows: Sequence[Row]) -> Roofline:
@@ -124,7 +132,7 @@ def precision_factors(path: Path, device: str) -> dict[str, float]:
     return factors
 
 
-def published(profile: NpuProfile) -> tuple[Published, ...]:
+def published(profile: NpuProfile, source: str) -> tuple[Published, ...]:
     """The paper's own figures beside the prediction; none of them is fitted."""
     import torch
     from diffusers import UNet2DConditionModel
@@ -148,7 +156,7 @@ def published(profile: NpuProfile) -> tuple[Published, ...]:
         ("slowest of the family; predicted: of all 32,768 candidates", 41.0, family.max()),
     )
     return tuple(
-        Published(what=what, published_ms=ms, predicted_ms=round(float(predicted), 1), source=PAPER)
+        Published(what=what, published_ms=ms, predicted_ms=round(float(predicted), 1), source=source)
         for what, ms, predicted in figures
     )
 
@@ -175,9 +183,10 @@ def profile_of(path: Path, device: Device) -> NpuProfile:
         ),
         notes=NOTES,
     )
-    return profile.model_copy(
-        update={"errors": profile.errors.model_copy(update={"published": published(profile)})}
-    )
+    if device.paper is None:
+        return profile
+    found = profile.errors.model_copy(update={"published": published(profile, device.paper)})
+    return profile.model_copy(update={"errors": found})
 
 
 def render(profile: NpuProfile) -> str:
@@ -189,7 +198,7 @@ def render(profile: NpuProfile) -> str:
         ("fitted without this model", found.leave_one_model_out),
     ):
         lines += [f"{title}:", *(f"  {row.error_pct:+4d} %  {row.network}" for row in rows)]
-    lines += ["published, never fitted:"]
+    lines += ["published, never fitted:"] if found.published else []
     lines += [f"  {row.predicted_ms:6.1f} ms, published {row.published_ms:g}: {row.what}" for row in found.published]
     return "\n".join(lines)
 

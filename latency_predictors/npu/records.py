@@ -139,9 +139,7 @@ def read_latency_table(path: Path, precisions: Sequence[str] = ("w8a16",)) -> La
         table[rows[network], columns[device]] = latency_ms
     twins = _twins(table, devices)
     kept = [i for i, device in enumerate(devices) if twins[device] == device]
-    return LatencyTable(
-        networks, tuple(devices[i] for i in kept), table[:, kept], twins, dict(dropped), tuple(slowed)
-    )
+    return LatencyTable(networks, tuple(devices[i] for i in kept), table[:, kept], twins, dict(dropped), tuple(slowed))
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -1,9 +1,9 @@
 """Roofline of an NPU: each operator waits for its matrix unit, its vector unit or its memory, whichever is slowest.
 
-An operator with a matrix product takes max(padded MACs / rate, bytes / bandwidth), where bytes are its weights and what
-of its activations does not fit the on-chip memory; any other takes max(elements / rate, spilled bytes / bandwidth).
-Every operator adds an overhead, every network a constant. Latency is thus a sum over operators, and a candidate's is the
-sum over its stages.
+An operator with a matrix product takes max(padded MACs / rate, bytes / bandwidth), where bytes are its weights and
+what of its activations does not fit the on-chip memory; any other takes max(elements / rate, spilled bytes /
+bandwidth). Every operator adds an overhead, every network a constant. Latency is thus a sum over operators, and a
+candidate's is the sum over its stages.
 
 Source: Williams et al., CACM 2009 (roofline); fitted as the maximum a posteriori in log error, with log-normal priors
 from data sheets, because few distinct graphs are measured and plain regression overfits them.
@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BLOCK = 32
 """Channels that the matrix unit takes at a time, of inputs and of outputs."""
 ON_CHIP_BYTES = 8 * 2**20
-"""Tightly coupled memory of recent Hexagon NPUs."""
+"""Tightly coupled memory (VTCM) of Hexagon NPUs of this class."""
 
 
 class Attention(StrEnum):
@@ -95,9 +95,10 @@ class Roofline(BaseModel):
 class Prior(BaseModel):
     """Medians and log standard deviations of the parameters before any measurement.
 
-    For SM8750: data sheets give about 45 INT8 TOPS, so 22 GMACs a millisecond, half of that with 16-bit activations, of
-    which real layers reach a part; LPDDR5X of 85 GB/s of which 60 are usually reached. Vector rates and overheads are
-    known to a factor of two only.
+    Orders of magnitude from what vendors publish: phone NPUs of the SM8750's class are sold with tens of INT8 TOPS,
+    about 20 GMACs a millisecond, half of that with 16-bit activations, of which real layers reach a part; 64 bits
+    of LPDDR5X move up to 85 GB/s, of which some 60 are reached. Vector rates and overheads are known to a factor of
+    two only. The standard deviations are wide enough for its neighbours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -153,8 +154,8 @@ class Work:
         rows = []
         for step in trace.steps:
             kernel = step.kernel
-            kind = _CLASSES.get(Kind(kernel.name), None) if kernel.name in set(Kind) else _CONV
-            assert kind is not None, f"no class for {kernel.name}"
+            # Full convolutions are named by their size; every other class is in the table, or this raises.
+            kind = _CONV if kernel.name.startswith(Kind.CONV) else _CLASSES[Kind(kernel.name)]
             activations = (step.num_read + step.num_written) * precision.bytes_per_activation
             on_chip = attention is Attention.PER_HEAD and kind in (_ATTENTION, _SOFTMAX)
             spilled = 0 if on_chip else max(0, activations - ON_CHIP_BYTES)
@@ -182,14 +183,16 @@ def network_ms(roofline: Roofline, work: Work) -> float:
     return operators_ms(roofline, work) + roofline.constant_ms
 
 
-def fit(works: Sequence[Work], latency_ms: Sequence[float], sd: Sequence[float], prior: Prior | None = None) -> Roofline:
+def fit(
+    works: Sequence[Work], latency_ms: Sequence[float], sd: Sequence[float], prior: Prior | None = None
+) -> Roofline:
     """The maximum a posteriori roofline.
 
     Args:
         works: measured networks; empty gives the prior's median: a prediction from the data sheet alone.
         latency_ms: their latencies.
         sd: of their log errors; Cauchy loss, because the public figures hold gross errors.
-        prior: default: that of SM8750.
+        prior: default: that of phone NPUs of SM8750's class.
     """
     prior = prior or Prior()
     mean, spread = np.log(_vector(prior.median)), _vector(prior.log_sd)

@@ -1,15 +1,18 @@
 """Latency of networks on a new device, from a few measurements there and many on other devices.
 
-In logarithms, devices of one family differ by an offset, by how that offset grows with the network's size, and by a few
-patterns that the other devices show too. Two Bayesian linear models express this, both with Student-t noise, because
-public measurements hold gross errors (one device has rows four times too slow):
+In logarithms, devices of one family differ by an offset, by how that offset grows with the network's size, and by a
+few patterns that the other devices show too. Two Bayesian linear models express this, both with Student-t noise,
+because public measurements hold gross errors (one device has rows four times too slow):
 
 * *contrasts*: level of the network over all sources + offset + size + weights on every source's deviation from that
   level + an effect of the runtime path;
 * *nearest source*: one source's own latency + offset + size, averaged over the sources by evidence.
 
-Each is averaged over its hyperparameters by evidence (Laplace's approximation), the two by geometric mean. Intervals are
-scaled by what 90 % would have needed on the sources, each held out in turn.
+Size is a line and a smooth deviation from it; networks below 12 ms are taken as noisier, since what overhead
+decides says little about large ones.
+
+Each is averaged over its hyperparameters by evidence (Laplace's approximation), the two by geometric mean. Intervals
+are scaled by what 90 % would have needed on the sources, each held out in turn.
 """
 
 from __future__ import annotations
@@ -34,7 +37,11 @@ _CONTRAST_SDS = (0.2, 0.5)
 _PATH_SD = 0.05
 _RANK, _SHRINKAGE = 3, 0.3  # of the patterns that fill in what a source lacks
 _GROSS = 1.2  # log latency: a deviation of threefold is an error or another class of device
-_CENTRE = 2.5  # log ms where the size term is zero
+_CENTRE = 2.5  # log ms where the size term is zero; the networks asked for lie above
+_SMALL_NOISE = 1.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
+_BUMP_SD, _BUMP_WIDTH = 0.03, 1.5  # of a smooth deviation from the line in size
+_BUMP_CENTRES = np.arange(-1.0, 7.0)
+_CHOICE_SD = 0.07  # of the noise, where measurements are chosen
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class _Model:
 
     baseline: Floats
     design: Floats
-    noise_sd: float
+    noise_sd: Floats
 
 
 def predict(sources: Sources, measured: Ints, log_ms: Floats) -> LogPrediction:
@@ -113,17 +120,17 @@ def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int)
     Source: D-optimal design for Gaussian processes, here for the average variance at the queries (Krause et al., JMLR
     2008, section 3).
     """
-    model = _contrast_model(sources, slope_sd=0.1, contrast_sd=0.2, noise_sd=0.07)
-    covariance = model.design @ model.design.T
+    # All networks count as equally noisy here: small ones, which predict worse, show how a device differs in slope.
+    design = _contrast_model(sources, slope_sd=0.1, contrast_sd=0.2, noise_sd=_CHOICE_SD).design
+    covariance = design @ design.T
     chosen: list[int] = []
     while len(chosen) < min(num, len(candidates)):
-        left = [row for row in candidates if row not in chosen]
-        variance = covariance[left, left] + model.noise_sd**2
-        gain = (covariance[np.ix_(queries, left)] ** 2).sum(axis=0) / variance
-        best = left[int(np.argmax(gain))]
+        left = np.array([row for row in candidates if row not in chosen], dtype=np.int64)
+        gain = (covariance[np.ix_(queries, left)] ** 2).sum(axis=0) / (covariance[left, left] + _CHOICE_SD**2)
+        best = int(left[np.argmax(gain)])
         chosen.append(best)
         covariance = covariance - np.outer(covariance[:, best], covariance[best]) / (
-            covariance[best, best] + model.noise_sd**2
+            covariance[best, best] + _CHOICE_SD**2
         )
     return chosen
 
@@ -133,21 +140,16 @@ def interval_scale(deviations: Sequence[Floats]) -> float:
 
     Args:
         deviations: per held-out source its errors divided by their predicted standard deviations. Errors on one
-            device are nearly one error, so that devices are what is exchangeable: the factor is the largest that 90 % of
-            the rows of any source needed (conformal over devices; with D of them a new one needs more with
-            probability 1 / (D + 1)). Without sources it is 1.
+            device are nearly one error, so that devices are what is exchangeable: the factor is the largest that
+            90 % of the rows of any source needed (conformal over devices; with D of them a new one needs more
+            with probability 1 / (D + 1)). Without sources it is 1.
     """
     return max((float(np.quantile(np.abs(z), 0.9)) / float(norm.ppf(0.95)) for z in deviations), default=1.0)
 
 
 def _contrast_model(sources: Sources, slope_sd: float, contrast_sd: float, noise_sd: float) -> _Model:
-    columns = [
-        np.full((len(sources.level), 1), _OFFSET_SD),
-        (sources.level - _CENTRE)[:, None] * slope_sd,
-        sources.contrasts * contrast_sd,
-        sources.paths * _PATH_SD,
-    ]
-    return _Model(sources.level, np.hstack(columns), noise_sd)
+    columns = [_size_design(sources, slope_sd), sources.contrasts * contrast_sd, sources.paths * _PATH_SD]
+    return _Model(sources.level, np.hstack(columns), _noise(sources, noise_sd))
 
 
 def _contrast_models(sources: Sources) -> list[_Model]:
@@ -155,13 +157,21 @@ def _contrast_models(sources: Sources) -> list[_Model]:
 
 
 def _nearest_models(sources: Sources) -> list[_Model]:
-    size = sources.level - _CENTRE
     return [
-        _Model(
-            sources.level + contrast, np.stack([np.full(len(size), _OFFSET_SD), size * slope_sd], axis=1), noise_sd
-        )
+        _Model(sources.level + contrast, _size_design(sources, slope_sd), _noise(sources, noise_sd))
         for contrast, slope_sd, noise_sd in product(sources.contrasts.T, _SLOPE_SDS, _NOISE_SDS)
     ]
+
+
+def _size_design(sources: Sources, slope_sd: float) -> Floats:
+    """Offset, line in size, and bumps along it."""
+    size = sources.level - _CENTRE
+    bumps = np.exp(-0.5 * ((sources.level[:, None] - _BUMP_CENTRES) / _BUMP_WIDTH) ** 2)
+    return np.hstack([np.full((len(size), 1), _OFFSET_SD), size[:, None] * slope_sd, bumps * _BUMP_SD])
+
+
+def _noise(sources: Sources, noise_sd: float) -> Floats:
+    return noise_sd * (1 + _SMALL_NOISE * np.maximum(0.0, _CENTRE - sources.level))
 
 
 def _averaged(models: Sequence[_Model], measured: Ints, log_ms: Floats) -> LogPrediction:
@@ -186,17 +196,19 @@ def _fit(model: _Model, measured: Ints, log_ms: Floats) -> tuple[Floats, Floats,
     """
     design = model.design[measured]
     target = log_ms - model.baseline[measured]
+    noise_sd = model.noise_sd[measured]
     share = np.ones(len(measured))
     prior = np.eye(design.shape[1])
     for _ in range(15):
-        precision = share / model.noise_sd**2
+        precision = share / noise_sd**2
         information = (design * precision[:, None]).T @ design + prior
         weights = np.linalg.solve(information, design.T @ (precision * target))
-        residuals = (target - design @ weights) / model.noise_sd
+        residuals = (target - design @ weights) / noise_sd
         share = (_DEGREES + 1) / (_DEGREES + residuals**2)
-    log_likelihood = float(student_t.logpdf(residuals, _DEGREES).sum()) - len(measured) * np.log(model.noise_sd)
+    log_likelihood = float(student_t.logpdf(residuals, _DEGREES).sum()) - float(np.log(noise_sd).sum())
     log_evidence = log_likelihood - 0.5 * float(weights @ weights) - 0.5 * float(np.linalg.slogdet(information)[1])
-    return weights, np.linalg.inv(information), log_evidence
+    covariance = np.linalg.inv(information)
+    return np.asarray(weights, float), np.asarray(covariance, float), float(log_evidence)
 
 
 def _fill(contrasts: Floats) -> Floats:
