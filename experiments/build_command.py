@@ -28,7 +28,7 @@ def build(
     check_new_folder(out)
     quiet()
     from nas.teacher import load_teacher
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     preset = load_space(space) if space is not None else None
     source = load_teacher(teacher)
@@ -38,6 +38,4 @@ def build(
         print_json(facts)
         return
     print_mapping(facts)
-    for part, home in built.loads_with.items():
-        module, _, name = home.rpartition(".")
-        print(f'from {module} import {name}; {part} = {name}.from_pretrained("{out / part}")')
+    print("\n".join(built.loading(out)))

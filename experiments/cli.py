@@ -13,7 +13,7 @@ from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.space_command import space_app
-from experiments.space_profile import profile
+from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,7 +187,9 @@ def predict(
     candidates: Annotated[
         list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate ids; - reads them, one a line.")
     ],
-    space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
+    space: Annotated[
+        str | None, typer.Option(help="Search-space preset or YAML file that the candidates must be of.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Predict the latency of candidates from a device profile."""
@@ -294,7 +296,7 @@ def _closing(run_dir: Path, json: bool) -> None:
 
 def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
     from nas.run.context import check_unet_space
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     space, settings = load_space(recipe.space), recipe.calibration
     check_unet_space(space)

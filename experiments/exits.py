@@ -35,13 +35,19 @@ class _Stopped(Exception):
 
 @contextmanager
 def resumable(run_dir: Path) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says how to go on, and exit code 130."""
+    """Say how to go on after Ctrl-C, in one line and with exit code 130, and after a file that could not be written."""
+    from nas.atomic import WriteError
+
     try:
         yield
     except KeyboardInterrupt:
         started = (run_dir / "config.yaml").exists()
         say(f"stopped; `nanosd resume {run_dir}` goes on from here" if started else "stopped before the run began")
         raise _Stopped from None
+    except WriteError as error:
+        if not (run_dir / "config.yaml").exists():
+            raise
+        raise UserError(f"{error}, then `nanosd resume {run_dir}`: what is finished is kept") from error
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -57,7 +63,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
             say(line)
         return 2
     except typer.TyperException as error:  # an unknown verb or option, a missing argument
-        say(f"{error.format_message().rstrip('.')}; see nanosd --help")
+        context = getattr(error, "ctx", None)
+        verb = "nanosd" if context is None else context.command_path
+        say(f"{error.format_message().rstrip('.')}; see {verb} --help")
         return 2
     except BrokenPipeError:  # `nanosd pareto RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

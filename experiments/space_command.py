@@ -2,15 +2,12 @@
 
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from experiments.output import print_json, print_mapping, print_rows
 from search_spaces.errors import UserError
-
-if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
 
 space_app = typer.Typer(help="Look at a search space, or start one for a teacher.")
 
@@ -31,7 +28,7 @@ def show(
 
     loaded = load_space(space)
     if teacher is not None:
-        _check(loaded, teacher)
+        _check(space, teacher)
     facts: dict[str, object] = {
         "name": loaded.name,
         "description": loaded.description,
@@ -46,7 +43,7 @@ def show(
             {
                 "stage": stage,
                 "num_options": len(loaded.options[stage]),
-                "decisions": {d.name: d.values for d in loaded.decisions if d.stage == stage},
+                "decisions": {d.name: [_plain(v) for v in d.values] for d in loaded.decisions if d.stage == stage},
             }
             for stage in loaded.stages
         ]
@@ -86,10 +83,9 @@ def new(
     quiet()
     from nas.teacher import load_shapes
     from search_spaces.starting_space import starting_space
-    from search_spaces.vae import num_vae_levels
 
     unet, vae = load_shapes(teacher)
-    text = starting_space(unet, num_vae_levels(vae), out.stem if out else Path(teacher).name)
+    text = starting_space(unet, vae, out.stem if out else Path(teacher).name)
     if out is None:
         print(text, end="")
         return
@@ -107,12 +103,21 @@ def schema() -> None:
     print(dumps(json_schema(), indent=2))
 
 
-def _check(space: "SearchSpace", teacher: str) -> None:
+def _plain(value: str) -> str | int | float:
+    """A width, depth or number of steps as a number, a word as it is."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _check(space: str, teacher: str) -> None:
     from nas.quiet import quiet
 
     quiet()
     from nas.teacher import load_shapes
-    from search_spaces.costs import check_space
+    from search_spaces.teacher_fit import load_fitting_space
 
-    unet, vae = load_shapes(teacher)
-    check_space(unet, space, vae)
+    load_fitting_space(space, *load_shapes(teacher))

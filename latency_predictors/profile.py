@@ -15,6 +15,7 @@ from latency_predictors.measurement import Measurement, Milliseconds, Precision
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
+from search_spaces.space import listed
 
 if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
@@ -157,7 +158,7 @@ class DeviceProfile(BaseModel):
         if option not in self.options[stage]:
             raise UserError(
                 f"device profile: option {option!r} of stage {stage} was not calibrated (there are "
-                f"{', '.join(self.options[stage])}); calibrate for this search space"
+                f"{listed(tuple(self.options[stage]))}); calibrate for a search space that has it"
             )
         measurement = self.options[stage][option]
         return 0.0 if measurement is None else measurement.median_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nanosd")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class WriteError(UserError):
+    """A file could not be written; nothing finished is lost."""
+
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
 
     Raises:
-        UserError: the place is full, read-only or no folder; one line, nothing finished is lost.
+        WriteError: the place is full, read-only or no folder; one line, nothing finished is lost.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -37,10 +44,12 @@ def write_bytes(path: Path, data: bytes) -> Path:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error} ({len(data)} bytes needed); make room there or "
-            "choose another run directory, then resume: what was finished is kept"
-        ) from error
+        why, advice = error.strerror or str(error), "choose another place"
+        if error.errno in _FULL:
+            why, advice = f"{why} ({len(data)} bytes needed)", "make room there or choose another place"
+        elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
+            why = f"{error.filename} is no folder"
+        raise WriteError(f"cannot write {path}: {why}; {advice}") from error
     return path
 
 

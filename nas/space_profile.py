@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.budget_counts import count_within
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
@@ -34,8 +35,8 @@ class CostRange:
 
     Attributes:
         cost: its name, unit included, such as ``num_macs``.
-        minimum, median, maximum: over the candidates looked at, and over those that take the least or most in
-            every stage, which are the ends of every cost that adds up.
+        minimum, maximum: ends of the cost; of all candidates where ``ends_are_exact``, else of those looked at.
+        median: of the candidates looked at.
         teacher: the teacher's own, where it is known.
     """
 
@@ -43,22 +44,29 @@ class CostRange:
     minimum: float
     median: float
     maximum: float
+    ends_are_exact: bool
     teacher: float | None
 
 
 @dataclass(frozen=True)
 class BudgetCount:
-    """How many candidates meet a budget; ``budget`` is ``all together`` for the last of several.
+    """How many candidates meet a budget.
 
-    ``num_low`` and ``num_high`` bound the number with 95 % confidence (Wilson); they are equal where it was counted.
+    Attributes:
+        cost: the cost that is bounded; ``None``: all budgets together.
+        limit: largest value, ``None`` for all together.
+        num_low, num_high: bounds of the number: equal where every candidate was looked at.
+        certain: whether the bounds are certain (counted), or hold with 95 % confidence (a sample's, Wilson).
+        example: id of a candidate that meets it: of those looked at the one with most parameters, else one that was
+            searched for; ``None``: none was found.
     """
 
-    budget: str
+    cost: str | None
     limit: float | None
-    num_candidates: float
     num_low: float
     num_high: float
-    share: float
+    certain: bool
+    example: str | None
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,15 @@ class StageOptionCost:
     num_params: int
     num_macs: int
     latency_ms: float | None
+    is_teachers: bool
 
 
 @dataclass(frozen=True)
 class StageShare:
-    """What a stage takes: of the teacher, and on average over the space's options, as shares from 0 to 1."""
+    """What a stage takes of the teacher, as shares from 0 to 1, and what its options reach.
+
+    ``teacher_latency`` is the share among the stages whose own option the device profile has.
+    """
 
     stage: str
     teacher_params: float
@@ -91,6 +103,7 @@ class SpaceProfile:
     """All that `nanosd space profile` says; see :func:`profile_space`."""
 
     space: str
+    is_pipeline: bool
     num_candidates: int
     num_looked_at: int
     precision: Precision
@@ -136,26 +149,23 @@ def profile_space(
         if name not in COSTS:
             raise UserError(f"budget on {name!r}: no such cost; legal are {', '.join(COSTS)}")
         if name == "latency_ms" and device is None:
-            raise UserError("budget on latency_ms: no device profile is given; give one, or drop the budget")
+            raise UserError("budget on latency_ms: no device profile is given; add --device, or drop the budget")
     counted = space.num_candidates <= MAX_COUNTED
     matrix = space.enumerate() if counted else space.sample(np.random.default_rng(seed), SAMPLE_SIZE)
     values = _costs(table, precision, device, matrix)
-    ends = _costs(table, precision, device, _ends(table, precision, device))
     return SpaceProfile(
         space=space.name,
+        is_pipeline=space.is_pipeline,
         num_candidates=space.num_candidates,
         num_looked_at=len(matrix),
         precision=precision,
         device=None if device is None else f"{device.device} ({device.runtime}, {device.precision})",
-        ranges=tuple(_range(table, precision, name, values[name], ends[name]) for name in values),
-        budgets=tuple(_budgets(values, budgets or {}, space.num_candidates, counted)),
+        ranges=tuple(_range(table, precision, device, name, values[name], counted) for name in values),
+        budgets=tuple(_budgets(table, precision, device, matrix, values, budgets or {})),
         stages=tuple(_shares(table, device)),
         options=tuple(_options(table, device)),
         kernel_macs=_kernel_macs(table),
-        teacher_params={
-            "base": table.base_num_params,
-            **{stage: int(sums[0] + sums[1]) for stage, sums in table.teacher_sums.items()},
-        },
+        teacher_params={"base": table.base_num_params, **table.teacher_costs("num_params", precision)},
         teacher_latency_ms=_teacher_latency(table, device),
     )
 
@@ -167,73 +177,123 @@ def _costs(table: CostTable, precision: Precision, device: DeviceProfile | None,
     return found
 
 
-def _ends(table: CostTable, precision: Precision, device: DeviceProfile | None) -> Indices:
-    """Candidates with the least, and with the most, of each cost in every stage."""
-    space = table.space
-    per_option: list[Callable[[str], Floats]] = [
-        lambda stage: table.num_params[stage].astype(np.float64),
-        lambda stage: table.num_macs[stage].astype(np.float64),
-        lambda stage: (table.sums[stage][:, :2] @ [precision.bytes_per_weight, precision.bytes_per_vector]).astype(
-            np.float64
-        ),
-        lambda stage: table.sums[stage][:, 3].astype(np.float64),
-    ]
-    if device is not None:
-        per_option.append(lambda stage: np.array([_option_ms(device, stage, o) or 0.0 for o in space.options[stage]]))
-    rows = []
-    for costs in per_option:
-        for pick in (np.argmin, np.argmax):
-            rows.append(
-                [
-                    int(pick([int(name) for name in space.options[stage]] if stage == STEPS else costs(stage)))
-                    for stage in space.stages
-                ]
-            )
-    return space.from_stage_rows(np.array(rows, dtype=np.int64))
+def _sums(
+    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str
+) -> list[tuple[float, list[Floats]]]:
+    """A cost as sums over stages, one for each number of steps: what is in no stage, and (options,) of every stage.
+
+    Empty for a cost that is no sum.
+    """
+    if name == "peak_bytes":
+        return []
+    if name == "latency_ms":
+        assert device is not None
+        # The profile's model is linear: the first options' latency, and what each other option adds to it.
+        space = table.space
+        rows = np.zeros((1 + sum(space.stage_sizes), len(space.stage_sizes)), dtype=np.int64)
+        ends = 1 + np.cumsum(space.stage_sizes)
+        for column, (end, size) in enumerate(zip(ends, space.stage_sizes, strict=True)):
+            rows[end - size : end, column] = np.arange(size)
+        latency = np.asarray(device.predict(space, space.from_stage_rows(rows)), dtype=np.float64)
+        added = [latency[end - size : end] - latency[0] for end, size in zip(ends, space.stage_sizes, strict=True)]
+        return [(float(latency[0]), added)]
+    steps = [int(n) for n in table.space.options[STEPS]] if table.space.is_pipeline else [1]
+    found = []
+    for num_steps in steps:
+        base, stages = table.option_costs(name, precision, num_steps)
+        found.append((float(base), [costs.astype(np.float64) for costs in stages.values()]))
+    return found
 
 
-def _range(table: CostTable, precision: Precision, name: str, values: Floats, ends: Floats) -> CostRange:
-    low, high = min(values.min(), ends.min()), max(values.max(), ends.max())
-    # Peak memory is no sum over stages: it is the teacher's only where the teacher is a candidate.
-    own = Candidate(options=dict(table.teacher_options))
-    if table.space.is_pipeline:
-        own = Candidate(options={**own.options, STEPS: "1"})
-    peak = None
-    if table.space.contains(own):
-        peak = int(table.peak_bytes(table.space.encode(own)[None], precision)[0])
-    total = table.base_sums + sum(table.teacher_sums.values())
-    teacher = {
-        "num_params": table.teacher.num_params,
-        "num_macs": table.teacher.num_macs,
-        "weight_bytes": int(total[0]) * precision.bytes_per_weight + int(total[1]) * precision.bytes_per_vector,
-        "peak_bytes": peak,
-        "traffic_bytes": int(total[3]) * precision.bytes_per_activation,
-    }.get(name)
-    return CostRange(name, float(low), float(np.median(values)), float(high), teacher)
+def _range(
+    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str, values: Floats, counted: bool
+) -> CostRange:
+    sums = _sums(table, precision, device, name)
+    low, high = float(values.min()), float(values.max())
+    if sums and not counted:
+        low = min(base + sum(float(costs.min()) for costs in stages) for base, stages in sums)
+        high = max(base + sum(float(costs.max()) for costs in stages) for base, stages in sums)
+    return CostRange(
+        name, low, float(np.median(values)), high, counted or bool(sums), _teacher(table, precision, device, name)
+    )
+
+
+def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | None, name: str) -> float | None:
+    """The teacher's own cost; peak memory and latency only where the teacher is a candidate of the space."""
+    if name not in ("peak_bytes", "latency_ms"):
+        base, _ = table.option_costs(name, precision)
+        return base + sum(table.teacher_costs(name, precision).values())
+    own = Candidate(options={**table.teacher_options, **({STEPS: "1"} if table.space.is_pipeline else {})})
+    if not table.space.contains(own):
+        return None
+    return float(_costs(table, precision, device, table.space.encode(own)[None])[name][0])
 
 
 def _budgets(
-    values: Mapping[str, Floats], budgets: Mapping[str, float], num_candidates: int, counted: bool
+    table: CostTable,
+    precision: Precision,
+    device: DeviceProfile | None,
+    matrix: Indices,
+    values: Mapping[str, Floats],
+    budgets: Mapping[str, float],
 ) -> list[BudgetCount]:
+    total = table.space.num_candidates
+    counted = len(matrix) == total
+
+    def example(meets: NDArray[np.bool_], limits: Mapping[str, float]) -> str | None:
+        found = np.flatnonzero(meets)
+        if len(found):
+            return table.space.decode(matrix[found[np.argmax(values["num_params"][found])]]).id
+        return None if counted else _searched_for(table, precision, device, limits)
+
     found = []
     together = np.ones(len(next(iter(values.values()))), dtype=bool)
     for name, limit in budgets.items():
         meets = values[name] <= limit
         together &= meets
-        found.append(_count(name, limit, int(meets.sum()), len(meets), num_candidates, counted))
+        sums = [] if counted else _sums(table, precision, device, name)
+        if sums:
+            bounds = [count_within(stages, limit - base) for base, stages in sums]
+            low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
+            found.append(BudgetCount(name, limit, low, high, True, example(meets, {name: limit})))
+        else:
+            found.append(
+                BudgetCount(name, limit, *_of_sample(meets, total, counted), counted, example(meets, {name: limit}))
+            )
     if len(budgets) > 1:
-        found.append(_count("all together", None, int(together.sum()), len(together), num_candidates, counted))
+        bounds_of_all = _of_sample(together, total, counted)
+        found.append(BudgetCount(None, None, *bounds_of_all, counted, example(together, budgets)))
     return found
 
 
-def _count(name: str, limit: float | None, hits: int, looked_at: int, total: int, counted: bool) -> BudgetCount:
-    share = hits / looked_at
+def _searched_for(
+    table: CostTable, precision: Precision, device: DeviceProfile | None, limits: Mapping[str, float]
+) -> str | None:
+    """Id of a candidate within limits that hardly any candidate is within."""
+    from functools import partial
+
+    from search_spaces.sampling import sample_within
+
+    def cost(name: str, matrix: Indices) -> Floats:
+        return _costs(table, precision, device, matrix)[name]
+
+    costs = {name: partial(cost, name) for name in limits}
+    try:
+        (found,) = sample_within(table.space, costs, limits, np.random.default_rng(0), 1)
+    except UserError:
+        return None
+    return table.space.decode(found).id
+
+
+def _of_sample(meets: NDArray[np.bool_], total: int, counted: bool) -> tuple[float, float]:
+    """Bounds of the number of candidates of which ``meets`` is a sample, or all."""
+    hits = int(meets.sum())
     if counted:
-        return BudgetCount(name, limit, hits, hits, hits, share)
+        return hits, hits
     from scipy.stats import binomtest
 
-    bounds = binomtest(hits, looked_at).proportion_ci(0.95, method="wilson")
-    return BudgetCount(name, limit, share * total, float(bounds.low) * total, float(bounds.high) * total, share)
+    bounds = binomtest(hits, len(meets)).proportion_ci(0.95, method="wilson")
+    return float(bounds.low) * total, float(bounds.high) * total
 
 
 def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float | None:
@@ -246,7 +306,14 @@ def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float |
 
 def _options(table: CostTable, device: DeviceProfile | None) -> list[StageOptionCost]:
     return [
-        StageOptionCost(stage, option, int(params), int(macs), _option_ms(device, stage, option))
+        StageOptionCost(
+            stage,
+            option,
+            int(params),
+            int(macs),
+            _option_ms(device, stage, option),
+            table.teacher_options[stage] == option,
+        )
         for stage in table.space.stages
         if stage != STEPS
         for option, params, macs in zip(
@@ -263,18 +330,19 @@ def _teacher_latency(table: CostTable, device: DeviceProfile | None) -> dict[str
 def _shares(table: CostTable, device: DeviceProfile | None) -> list[StageShare]:
     latency = _teacher_latency(table, device)
     whole_ms = sum(latency.values())
+    params, macs = (table.teacher_costs(name, Precision.FP32) for name in ("num_params", "num_macs"))
     return [
         StageShare(
             stage,
-            teacher_params=float(sums[0] + sums[1]) / table.teacher.num_params,
-            teacher_macs=float(sums[2]) / table.teacher.num_macs,
+            teacher_params=params[stage] / table.teacher.num_params,
+            teacher_macs=macs[stage] / table.teacher.num_macs,
             teacher_latency=latency[stage] / whole_ms if stage in latency and len(latency) > 1 else None,
             smallest_option_params=int(table.num_params[stage].min()),
             largest_option_params=int(table.num_params[stage].max()),
             smallest_option_macs=int(table.num_macs[stage].min()),
             largest_option_macs=int(table.num_macs[stage].max()),
         )
-        for stage, sums in table.teacher_sums.items()
+        for stage in table.teacher_sums
     ]
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,11 @@ import torch
 from torch import Tensor
 
 from nas.random_teacher import write_random_teacher
+from nas.teacher_files import bundled_teachers, config_file, quiet_loading, resolve
 from search_spaces.errors import UserError
 
 __all__ = ["Teacher", "bundled_teachers", "folder_key", "load_shapes", "load_teacher", "write_random_teacher"]
 
-ENTRY_POINTS = "nanosd.teachers"
 _COMPONENTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -28,6 +24,8 @@ _COMPONENTS = {
     "tokenizer": None,
     "scheduler": None,
 }
+# Where it is not config.json; the tokenizer does without.
+_CONFIGS = {"tokenizer": None, "scheduler": "scheduler_config.json"}
 _CHUNK = 64  # prompts, or images of 64x64 pixels, at a time; larger images in fewer, which bounds the memory
 
 
@@ -114,11 +112,6 @@ class Teacher:
         )
 
 
-def bundled_teachers() -> dict[str, Any]:
-    """Names of teachers that installed packages bring, with their entry points."""
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
 def load_teacher(spec: str | Path) -> Teacher:
     """Load a teacher.
 
@@ -129,13 +122,13 @@ def load_teacher(spec: str | Path) -> Teacher:
     Raises:
         UserError: not found, not in diffusers layout, not a Stable Diffusion pipeline, or unreadable weights.
     """
-    folder = _resolve(str(spec))
+    folder = resolve(str(spec))
     _check_layout(folder)
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
-        with _quiet():
+        with quiet_loading():
             unet = _whole(UNet2DConditionModel, folder / "unet")
             vae = _whole(AutoencoderKL, folder / "vae")
             text = _whole(CLIPTextModel, folder / "text_encoder")
@@ -159,17 +152,17 @@ def load_shapes(spec: str | Path) -> tuple[Any, Any]:
     """U-Net and VAE of a teacher on the ``meta`` device: shapes without weights, in no time.
 
     Args:
-        spec: as for :func:`load_teacher`; a folder needs only the configurations, ``unet/`` and ``vae/``.
+        spec: as for :func:`load_teacher`; a folder needs only the configurations, ``unet/`` and ``vae/``, and of a
+            hub id only these are fetched.
 
     Raises:
         UserError: not found, or configurations that are missing, damaged or of other classes.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    folder = _resolve(str(spec))
     shapes = []
     for name, model_class in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        path = folder / name / "config.json"
+        path = config_file(str(spec), name)
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             found = config.get("_class_name", model_class.__name__)
@@ -191,12 +184,13 @@ def num_text_tokens(spec: str | Path) -> int:
     """Tokens that a teacher's text encoder takes, from its configuration.
 
     Args:
-        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``.
+        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``, and of a hub id only that
+            is fetched.
 
     Raises:
         UserError: not found, or a configuration that does not say so.
     """
-    path = _resolve(str(spec)) / "text_encoder" / "config.json"
+    path = config_file(str(spec), "text_encoder")
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -223,42 +217,6 @@ def folder_key(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _resolve(spec: str) -> Path:
-    points = bundled_teachers()
-    path = Path(spec).expanduser()
-    if spec in points:
-        return Path(points[spec].load()())
-    if path.is_dir():
-        return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not path.exists():
-        return _from_hub(spec)
-    if not points and re.fullmatch(r"[\w-]+", spec):
-        raise UserError(
-            f"teacher {spec!r} not found: no bundled teachers are registered, because the package is not installed; "
-            "run pip install -e . in the repository, or give a diffusers folder"
-        )
-    names = ", ".join(sorted(points)) or "none"
-    raise UserError(
-        f"teacher {spec!r} not found; legal are a diffusers folder, a hub id (owner/name) or a bundled name ({names})"
-    )
-
-
-def _from_hub(spec: str) -> Path:
-    from diffusers import DiffusionPipeline
-
-    errors = []
-    for local in (True, False):
-        try:
-            with _quiet():
-                return Path(DiffusionPipeline.download(spec, use_safetensors=True, local_files_only=local))
-        except Exception as error:
-            errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
-    raise UserError(
-        f"teacher {spec!r} is no local folder and could not be fetched from the hub ({errors[-1]}); "
-        "check the name and the connection, or give a diffusers folder"
-    )
-
-
 def _check_layout(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
@@ -274,6 +232,9 @@ def _check_layout(folder: Path) -> None:
     for name, legal in _COMPONENTS.items():
         if not (folder / name).is_dir():
             raise UserError(f"teacher folder {folder} has no {name}/; a Stable Diffusion pipeline needs it")
+        config = _CONFIGS.get(name, "config.json")
+        if config is not None and not (folder / name / config).is_file():
+            raise UserError(f"teacher folder {folder} has no {name}/{config}; restore the file or give another teacher")
         if legal is not None and classes[name] != legal:
             raise UserError(
                 f"teacher folder {folder} is not in Stable Diffusion format: {name} is {classes[name]!r}, "
@@ -326,17 +287,3 @@ def _load_scheduler(folder: Path) -> Any:
     if not isinstance(name, str) or not name.endswith("Scheduler") or not hasattr(diffusers, name):
         raise UserError(f"teacher folder {folder}: unknown scheduler class {name!r}; diffusers' schedulers are legal")
     return getattr(diffusers, name).from_pretrained(folder / "scheduler")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers while loading: a phase has one progress line, ours."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -49,9 +49,11 @@ class BoundedCounts:
         tolerance = _TOLERANCE * np.maximum(np.abs(budgets), np.abs(least))
         slack = budgets - least + tolerance
         # The share of what a budget leaves above the cheapest candidate, not of the budget: tight ones stay sharp.
-        shares = [(table - table.min(axis=0)) / np.where(slack > 0, slack, 1) for table in costs]
+        # Where nothing is left, whatever costs more than the cheapest is too much.
+        above = [table - table.min(axis=0) for table in costs]
+        shares = [np.divide(extra, slack, out=np.where(extra > 0, 2.0, 0.0), where=slack > 0) for extra in above]
         buckets = [np.floor(np.minimum(share, 2) * num_buckets).astype(np.int64) for share in shares]
-        tables = [np.full((num_buckets + 1,) * len(budgets), float((slack > 0).all()))]
+        tables = [np.full((num_buckets + 1,) * len(budgets), float((slack >= 0).all()))]
         for stage in reversed(buckets):
             tables.append(_ways(tables[-1], stage, num_buckets))
         return cls(tuple(buckets), tuple(reversed(tables)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import TypeAlias
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from search_spaces.bounded_counts import MAX_BUDGETS, BoundedCounts
 from search_spaces.errors import UserError
-from search_spaces.feasible import Rows, first_within, solve, sweep, walk_down
+from search_spaces.feasible import Answer, Rows, best_within, sweep, walk_down
 from search_spaces.space import Indices, SearchSpace
 from search_spaces.vae_option import STEPS
 
@@ -26,6 +28,23 @@ _MAX_PROPOSALS = 65_536
 _MIN_ACCEPTED = 1 / 1000
 _CHAINS = 64
 _BURN_IN, _THINNING = 24, 3
+SOLVER_SECONDS = 20.0
+
+
+class Known(Enum):
+    """What is known of a least cost."""
+
+    EXACT = ""
+    AT_LEAST = "at least "
+    FOUND = "found: "
+
+
+@dataclass(frozen=True)
+class Least:
+    """The least that a cost can be."""
+
+    value: float
+    known: Known = Known.EXACT
 
 
 @dataclass(frozen=True)
@@ -59,10 +78,17 @@ class BudgetedSampler:
         space: any size.
         costs: by name, for each of the limits.
         limits: largest legal value by name, finite.
+        solver_seconds: how long, in all, the solver may look for candidates where drawing finds none.
     """
 
-    def __init__(self, space: SearchSpace, costs: Mapping[str, Cost], limits: Mapping[str, float]) -> None:
-        self._space, self._costs, self._limits = space, costs, limits
+    def __init__(
+        self,
+        space: SearchSpace,
+        costs: Mapping[str, Cost],
+        limits: Mapping[str, float],
+        solver_seconds: float = SOLVER_SECONDS,
+    ) -> None:
+        self._space, self._costs, self._limits, self._seconds = space, costs, limits, solver_seconds
         self._least = dict.fromkeys(limits, np.inf)
         every = [np.arange(size) for size in space.stage_sizes]
         steps = space.stages.index(STEPS) if STEPS in space.stages else None
@@ -79,7 +105,7 @@ class BudgetedSampler:
         """Candidates (num, decisions), canonical.
 
         Raises:
-            UserError: no candidate is within the budgets, or none was found.
+            UserError: no candidate is within the budgets, or none was found and why that is not certain.
         """
         counted = self._tightest(rng)
         counts = [
@@ -87,8 +113,8 @@ class BudgetedSampler:
             for stratum in self._strata
         ]
         totals = np.array([each.total for each in counts])
-        if not totals.any():
-            raise self._unmet()
+        if not totals.any():  # counting rounds down, so this is certain
+            raise self._unmet(time.monotonic() + self._seconds)
         accepted = [np.zeros((0, len(self._space.stages)), dtype=np.int64)]
         num_accepted = tried = 0
         while num_accepted < num and (tried < _MAX_PROPOSALS or num_accepted >= tried * _MIN_ACCEPTED):
@@ -138,19 +164,26 @@ class BudgetedSampler:
     def _starts(self, rng: np.random.Generator, proposed: Rows) -> Rows:
         """Some candidates (M, stages) within all budgets."""
         limits = np.array([self._limits[name] for name in self._additive])
-        solved = []
-        for stratum in self._strata:
-            beyond = partial(self._beyond_additive, stratum)
-            answer = first_within(stratum.stacked(self._additive), limits, beyond)
-            if answer is not None:
-                solved.append(stratum.rows(answer[None]))
+        deadline = time.monotonic() + self._seconds
+        answers = [*self._solved(limits, deadline)]
+        solved = [stratum.rows(answer.rows[None]) for stratum, answer in answers if answer.rows is not None]
         if not solved:
-            raise self._unmet()
+            raise self._unmet(deadline, next((answer.unsure for _, answer in answers if answer.unsure), ""))
         rows = np.concatenate([*solved, proposed[: _CHAINS - len(solved)]])
         found = walk_down(rows, self._space.stage_sizes, self._beyond, rng)
         if not len(found):
-            raise unmet(self._space, self._limits, self._least, {}, certain=False)
+            raise self._error({}, f"going downhill from {len(rows)} candidates led to none")
         return found
+
+    def _solved(
+        self, limits: NDArray[np.float64], deadline: float, minimise: int | None = None
+    ) -> Iterator[tuple[_Stratum, Answer]]:
+        """The solver's answer for each stratum; each may take its share of the time that is left."""
+        for number, stratum in enumerate(self._strata):
+            seconds = (deadline - time.monotonic()) / (len(self._strata) - number)
+            names = [name for name, limit in zip(self._additive, limits, strict=True) if limit != np.inf]
+            beyond = partial(self._beyond_additive, stratum, names)
+            yield stratum, best_within(stratum.stacked(self._additive), limits, beyond, seconds, minimise)
 
     def _from_chains(self, rng: np.random.Generator, num: int, starts: Rows) -> Rows:
         chains = starts[rng.integers(0, len(starts), size=min(_CHAINS, num))]
@@ -176,41 +209,51 @@ class BudgetedSampler:
             total += np.maximum(self._cost(name, rows) - limit, 0) / (abs(limit) or 1.0)
         return total
 
-    def _beyond_additive(self, stratum: _Stratum, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        return self._beyond(stratum.rows(chosen), self._additive)
+    def _beyond_additive(self, stratum: _Stratum, names: list[str], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._beyond(stratum.rows(chosen), names)
 
-    def _unmet(self) -> UserError:
+    def _unmet(self, deadline: float, unsure: str = "") -> UserError:
         """What additive budgets rule out, each with the least that the others leave possible."""
-        beside: dict[str, float] = {}
+        beside: dict[str, Least] = {}
+        all_add_up = len(self._additive) == len(self._limits)
         for number, name in enumerate(self._additive):
             limits = np.array([self._limits[each] for each in self._additive])
             limits[number] = np.inf
-            answers = [(s, solve(s.stacked(self._additive), limits, minimise=number)) for s in self._strata]
-            reached = [s.rows(answer[None]) for s, answer in answers if answer is not None]
-            if reached:
-                beside[name] = min(float(self._cost(name, rows)[0]) for rows in reached)
-        return unmet(self._space, self._limits, self._least, beside)
+            answers = [*self._solved(limits, deadline, minimise=number)]
+            reached = [stratum.rows(answer.rows[None]) for stratum, answer in answers if answer.rows is not None]
+            proven = not any(answer.unsure for _, answer in answers)
+            if reached and (proven or all_add_up):  # else nothing is known: what was found may be beyond another budget
+                known = (Known.EXACT if all_add_up else Known.AT_LEAST) if proven else Known.FOUND
+                beside[name] = Least(min(float(self._cost(name, rows)[0]) for rows in reached), known)
+        return self._error(beside, unsure)
+
+    def _error(self, beside: Mapping[str, Least], unsure: str) -> UserError:
+        least = {
+            name: Least(value, Known.EXACT if name in self._additive else Known.FOUND)
+            for name, value in self._least.items()
+        }
+        return unmet(self._space, self._limits, least, beside, unsure)
 
 
 def unmet(
     space: SearchSpace,
     limits: Mapping[str, float],
-    least: Mapping[str, float],
-    beside: Mapping[str, float],
-    certain: bool = True,
+    least: Mapping[str, Least],
+    beside: Mapping[str, Least],
+    unsure: str = "",
 ) -> UserError:
     """The error that no candidate is within the limits.
 
     Args:
-        least: the least that each cost is known to be.
+        least: the least that each cost can be.
         beside: the least that each cost can be while the others stay within their limits, where that can be.
-        certain: whether there is none, or none was found.
+        unsure: why none was found although there may be some; empty: it is certain that there is none.
     """
     facts = []
     for name, limit in limits.items():
-        reach = f"the least is {least[name]:,.12g}"
+        reach = f"the least {'found ' if least[name].known is Known.FOUND else ''}is {least[name].value:,.12g}"
         if len(limits) > 1 and name in beside:
-            reach += f", and {beside[name]:,.12g} within the others"
+            reach += f", and {beside[name].known.value}{beside[name].value:,.12g} within the others"
         facts.append(f"{name} {limit:,.12g} ({reach})")
-    verb = "is" if certain else "was found"
-    return UserError(f"search space {space.name!r}: no candidate {verb} within {'; '.join(facts)}: raise a budget")
+    verb, why = ("was found", f": {unsure}, so there may be some") if unsure else ("is", "")
+    return UserError(f"search space {space.name!r}: no candidate {verb} within {'; '.join(facts)}{why}: raise a budget")

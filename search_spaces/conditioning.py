@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 
 TEXT_TIME = "text_time"
 """SDXL's ``addition_embed_type``: pooled text embedding and sizes are added to the time embedding."""
@@ -20,6 +20,21 @@ _NUM_TIME_IDS = 6  # original size, crop and target size, two numbers each (SDXL
 def head_modules(unet: Any) -> tuple[str, ...]:
     """Names of the modules outside of all stages: input, time embedding, SDXL's added embedding, output."""
     return _HEAD + (_ADDED_HEAD if unet.config.addition_embed_type == TEXT_TIME else ())
+
+
+def text_width(config: Any) -> int:
+    """Width of the text embeddings (B, tokens, width) that a U-Net of this configuration reads.
+
+    Raises:
+        UserError: widths that differ by level.
+    """
+    widths = config["cross_attention_dim"]
+    distinct = {widths} if isinstance(widths, int) else set(widths or ())
+    if len(distinct) != 1:
+        raise UserError(
+            f"unsupported teacher: cross_attention_dim is {shown(widths)}; legal is one number for all levels"
+        )
+    return int(distinct.pop())
 
 
 def example_conditioning(unet: Any, batch: int, device: torch.device | str) -> dict[str, Tensor] | None:

@@ -216,6 +216,28 @@ class CostTable:
             "peak_bytes": peaks * precision.bytes_per_activation,
         }
 
+    def option_costs(self, name: str, precision: Precision, num_steps: int = 1) -> tuple[int, dict[str, IntArray]]:
+        """One cost that adds up: of what is in no stage, and (options,) of every stage of the networks.
+
+        The sum over stages, and the first number, is the candidate's; ``steps`` is no stage of a network.
+
+        Args:
+            name: ``num_params``, ``num_macs``, ``weight_bytes`` or ``traffic_bytes``.
+            precision: of the bytes.
+            num_steps: of the pipeline; MACs and traffic of the U-Net count once a step.
+        """
+        times = num_steps if name in ("num_macs", "traffic_bytes") else 1
+        base = int(_named(name, self.base_sums[None], precision)[0]) * times
+        return base, {
+            stage: _named(name, table, precision) * (1 if stage in VAE_STAGES else times)
+            for stage, table in self.sums.items()
+            if stage != STEPS
+        }
+
+    def teacher_costs(self, name: str, precision: Precision) -> dict[str, int]:
+        """One cost that adds up, of every stage of the teacher run once; without what is in no stage."""
+        return {stage: int(_named(name, sums[None], precision)[0]) for stage, sums in self.teacher_sums.items()}
+
     def cost(self, candidate: Candidate) -> CandidateCost:
         """Parameters and MACs of one candidate of the space."""
         row = self.space.encode(candidate)[None]
@@ -238,9 +260,9 @@ class CostTable:
             if stage not in (*VAE_STAGES, STEPS):
                 out += tables[stage].take(rows[:, column], axis=0)
         if self.space.is_pipeline:
-            once = slice(_MACS) if tables is self.sums else slice(0)  # parameters count once, whatever the steps
+            first = _MACS if tables is self.sums else 0  # the columns before are parameters, which no step adds to
             columns = {stage: column for column, stage in enumerate(self.space.stages)}
-            out[:, once.stop :] *= self._num_steps[rows[:, columns[STEPS]], None]
+            out[:, first:] *= self._num_steps[rows[:, columns[STEPS]], None]
             for stage in VAE_STAGES:
                 out += tables[stage].take(rows[:, columns[stage]], axis=0)
 
@@ -261,6 +283,18 @@ def _peak(cost: StageCost) -> int:
     """Peak of a network of one stage, whose inputs and outputs stay."""
     part = cost.liveness
     return part.peak(life._replace(last=AFTER) for life in (*part.inputs, *part.outputs))
+
+
+def _named(name: str, totals: IntArray, precision: Precision) -> IntArray:
+    """A cost (N,) that adds up, of sums (N, 4)."""
+    if name == "num_params":
+        return totals[:, _MATRICES] + totals[:, _VECTORS]
+    if name == "num_macs":
+        return totals[:, _MACS]
+    if name == "weight_bytes":
+        return _weight_bytes(totals, precision)
+    assert name == "traffic_bytes", name
+    return totals[:, _TRAFFIC] * precision.bytes_per_activation
 
 
 def _weight_bytes(totals: IntArray, precision: Precision) -> IntArray:

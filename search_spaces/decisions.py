@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shortened, shown
 from search_spaces.options import DEEP, NONE, check_word, side_of
-from search_spaces.stage_option import Attention, Conv, Internals, option_text, split_option
+from search_spaces.stage_option import MIN_RATIO, Attention, Conv, Internals, check_ratio, option_text, split_option
 from search_spaces.vae_option import (
     STEPS,
     TEACHER,
     VAE_STAGES,
     TinyLevel,
+    check_levels,
     parse_steps,
     parse_vae_option,
     vae_text,
@@ -38,7 +40,9 @@ def _text(value: Any) -> Any:
 
 
 OptionName: TypeAlias = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(min_length=1)]
-Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
+Ratio: TypeAlias = Annotated[
+    float, Field(ge=MIN_RATIO, le=1, strict=True), AfterValidator(lambda value: check_ratio("ratio", value))
+]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=9999, strict=True)]
 Depth: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
 Options: TypeAlias = tuple[OptionName, ...]
@@ -76,22 +80,27 @@ class VaeDecisions(BaseModel):
     """Tiny ResNet blocks to choose from, one list a level, full resolution first."""
 
 
-def _form(value: Any) -> str | None:
+UNET_FORM = "decisions of a U-Net stage"
+VAE_FORM = "decisions of a VAE stage"
+
+
+def form_of(value: Any) -> str:
+    """Which of the three forms what is said of a stage has, by its keys alone."""
     if isinstance(value, UNetDecisions):
-        return "decisions of a U-Net stage"
+        return UNET_FORM
     if isinstance(value, VaeDecisions):
-        return "decisions of a VAE stage"
+        return VAE_FORM
     if isinstance(value, Mapping):
         is_vae = "word" not in value and bool(set(value) & {"kind", "width", "depth"})
-        return "decisions of a VAE stage" if is_vae else "decisions of a U-Net stage"
+        return VAE_FORM if is_vae else UNET_FORM
     return "list of options"
 
 
 StageChoices: TypeAlias = Annotated[
     Annotated[Options, Tag("list of options")]
-    | Annotated[UNetDecisions, Tag("decisions of a U-Net stage")]
-    | Annotated[VaeDecisions, Tag("decisions of a VAE stage")],
-    Discriminator(_form),
+    | Annotated[UNetDecisions, Tag(UNET_FORM)]
+    | Annotated[VaeDecisions, Tag(VAE_FORM)],
+    Discriminator(form_of),
 ]
 
 
@@ -138,7 +147,8 @@ def stage_table(stage: str, choices: tuple[str, ...] | UNetDecisions | VaeDecisi
     if isinstance(choices, VaeDecisions):
         if stage not in VAE_STAGES:
             raise UserError(
-                f"{stage}: kind, width and depth are decisions of VE and VD; a U-Net stage has word and others"
+                f"{shortened(stage)}: kind, width and depth are decisions of VE and VD; a U-Net stage has "
+                "word and others"
             )
         return _vae_table(stage, choices)
     if stage in VAE_STAGES or stage == STEPS:
@@ -162,13 +172,16 @@ def stage_table(stage: str, choices: tuple[str, ...] | UNetDecisions | VaeDecisi
 
     for word in choices.word:
         if split_option(stage, word)[1] != Internals() or "_" in word:
-            raise UserError(f"{stage}: word {word!r} names internals; give them as decisions of their own beside it")
+            raise UserError(
+                f"{stage}: word {shown(word)} names internals; give them as decisions of their own beside it"
+            )
         check_word(stage, word)
     return _table(stage, columns, compose)
 
 
 def _vae_table(stage: str, choices: VaeDecisions) -> StageTable:
     levels = len(choices.width)
+    check_levels(stage, max(levels, len(choices.depth)))
     if len(choices.depth) != levels:
         raise UserError(
             f"{stage}: width has {levels} levels and depth {len(choices.depth)}; give one list a level in both"
@@ -197,7 +210,7 @@ def _checked(stage: str, name: str) -> str:
             check_word(stage, word)
         canonical = option_text(word, internals)
         if canonical != name:
-            raise UserError(f"{stage}: write option {name!r} as {canonical!r}")
+            raise UserError(f"{stage}: write option {shown(name)} as {shown(canonical)}")
         if word == NONE and stage != DEEP:
             raise UserError(f"{stage}: {NONE!r} is an option of {DEEP!r} only; give words such as RA or R")
     return name
@@ -207,15 +220,18 @@ def _table(stage: str, columns: Mapping[str, list[Any]], compose: Callable[..., 
     for name, values in columns.items():
         if not values:
             raise UserError(f"{name} has no options; give it at least one")
-        repeated = [value for value in values if values.count(value) > 1]
-        if repeated:
-            raise UserError(f"{name} lists {repeated[0]!r} twice; list it once")
     total = math.prod(len(values) for values in columns.values())
     if total > MAX_STAGE_COMBINATIONS:
         raise UserError(
             f"{stage}: {total:,} combinations of its decisions; the most that a stage may have is "
             f"{MAX_STAGE_COMBINATIONS:,}: give fewer choices"
         )
+    for name, values in columns.items():
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            # A number as it is written, an enum as its word.
+            given = f"{value:g}" if isinstance(value, float) else shown(str(value))
+            raise UserError(f"{name} lists {given} twice; list it once")
     index: dict[str, int] = {}
     option_of = np.empty(total, dtype=np.int64)
     first: list[int] = []

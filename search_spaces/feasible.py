@@ -6,7 +6,9 @@ HiGHS through scipy. Where they do not, chains walk downhill. From what is found
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,24 @@ Violation = Callable[[Rows], NDArray[np.float64]]
 """Option numbers (N, stages) to how far beyond their budgets they are (N,), 0 where within all."""
 
 _TRIES = 20
-_SECONDS = 20.0
 _SWEEPS_DOWN = 12
 _PAIR_MOVES = 16
+_TOLERANCE = 1e-9  # of a budget: rounding of floating-point sums must lose no combination
+_OPTIMAL, _INFEASIBLE = 0, 2  # of scipy's milp
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of the combinations within budgets.
+
+    Attributes:
+        rows: option numbers (stages,) of one of them; ``None``: there are none, or none was found.
+        unsure: why that is not the last word: better ones, or any at all, may have been missed. Empty: it is
+            proven that ``rows`` is the best, or that there are none.
+    """
+
+    rows: NDArray[np.int64] | None
+    unsure: str = ""
 
 
 def solve(
@@ -26,7 +43,8 @@ def solve(
     budgets: NDArray[np.float64],
     minimise: int | None = None,
     excluded: Sequence[NDArray[np.int64]] = (),
-) -> NDArray[np.int64] | None:
+    seconds: float = 20.0,
+) -> Answer:
     """One option a stage such that the summed costs stay within budgets.
 
     Args:
@@ -34,17 +52,22 @@ def solve(
         budgets: (budgets,); infinity for none.
         minimise: which cost to make smallest; ``None``: how much of its budget the tightest one takes.
         excluded: option numbers (stages,) that must not be the answer.
+        seconds: when to stop.
 
     Returns:
-        Option numbers (stages,), or ``None`` where there are none (or none was found in 20 seconds). Within
-        the solver's tolerance of 1e-6 of a budget: check, and exclude what fails.
+        The answer within the solver's tolerance of 1e-6 of a budget: check, and exclude what fails.
     """
+    if seconds <= 0:
+        return Answer(None, "the solver had no time left")
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     sizes = [len(table) for table in costs]
     ends = np.cumsum(sizes)
     stacked = np.concatenate([table - table.min(axis=0) for table in costs])
-    slack = budgets - sum(table.min(axis=0) for table in costs)
+    least = np.sum([table.min(axis=0) for table in costs], axis=0)
+    slack = budgets - least
+    if (slack < -_TOLERANCE * np.maximum(np.abs(budgets), np.abs(least))).any():
+        return Answer(None)
     scale = np.where(np.isfinite(slack) & (slack > 0), slack, np.maximum(stacked.max(axis=0), 1e-300))
     amounts = stacked / scale
     num, extra = len(stacked), len(stacked) + 1  # the last variable bounds the share of every budget
@@ -74,25 +97,39 @@ def solve(
         integrality=whole,
         bounds=Bounds(np.zeros(extra), np.concatenate([np.ones(num), [np.inf]])),
         constraints=constraints,
-        options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
+        options={"time_limit": seconds, "mip_rel_gap": 0.0},
     )
+    unsure = ""
+    if result.status not in (_OPTIMAL, _INFEASIBLE):
+        unsure = f"the solver stopped after {seconds:.3g} seconds"
     if result.x is None:
-        return None
+        return Answer(None, unsure)
     chosen = result.x[:num]
-    return np.array([int(np.argmax(chosen[end - size : end])) for size, end in zip(sizes, ends, strict=True)])
+    each = [int(np.argmax(chosen[end - size : end])) for size, end in zip(sizes, ends, strict=True)]
+    return Answer(np.array(each), unsure)
 
 
-def first_within(
-    costs: Sequence[NDArray[np.float64]], budgets: NDArray[np.float64], violation: Violation
-) -> NDArray[np.int64] | None:
-    """A combination (stages,) whose additive costs, the true ones, are within all budgets; ``None``: there is none."""
+def best_within(
+    costs: Sequence[NDArray[np.float64]],
+    budgets: NDArray[np.float64],
+    violation: Violation,
+    seconds: float,
+    minimise: int | None = None,
+) -> Answer:
+    """As :func:`solve`, and truly within the budgets: answers that are not are excluded, one after the other.
+
+    Args:
+        violation: of option numbers (N, stages), by the true costs.
+        seconds: of all tries together.
+    """
+    deadline = time.monotonic() + seconds
     excluded: list[NDArray[np.int64]] = []
     for _ in range(_TRIES):
-        answer = solve(costs, budgets, excluded=excluded)
-        if answer is None or violation(answer[None])[0] == 0:
+        answer = solve(costs, budgets, minimise, excluded, deadline - time.monotonic())
+        if answer.rows is None or violation(answer.rows[None])[0] == 0:
             return answer
-        excluded.append(answer)
-    return None
+        excluded.append(answer.rows)
+    return Answer(None, f"what the solver found in {_TRIES} tries is beyond a budget by its rounding")
 
 
 def walk_down(rows: Rows, sizes: Sequence[int], violation: Violation, rng: np.random.Generator) -> Rows:

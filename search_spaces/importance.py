@@ -19,7 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# With 33 nodes the variance of SiLU agrees with one of 201 nodes to seven digits for standard deviations up to 2.
+# With 33 nodes the variance of SiLU is that of 201 nodes to 2e-5 for means from -3 to 3 and deviations up to 2.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(33)
 
 
@@ -156,3 +156,15 @@ def mean_self_attention(attention: Attention, norm: nn.LayerNorm) -> Tensor:
 def _layer_norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of a layer norm's output."""
     return norm.bias.detach().double(), norm.weight.detach().double().abs()
+
+
+def best_parts(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """Indices of the best ``num_kept`` of each group of scores (groups, parts a group), and of the others, rising.
+
+    Of equal scores the first is the better.
+    """
+    num_groups, size = scores.shape
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
+    offsets = torch.arange(num_groups, device=scores.device)[:, None] * size
+    kept, dropped = (part.sort(dim=1).values + offsets for part in (order[:, :num_kept], order[:, num_kept:]))
+    return kept.flatten(), dropped.flatten()

@@ -2,7 +2,7 @@
 
 A space has hundreds of options a stage, but they share few distinct layers. A stage's own code runs for every
 option; each of its layers is replaced by a stand-in that gives tensors of the right shapes and adds the layer's
-trace, which is remembered by the layer's structure and the shapes of its inputs.
+trace, which is remembered by the layer's structure and the shapes and layouts of its inputs.
 """
 
 from __future__ import annotations
@@ -57,10 +57,14 @@ class NumParams(NamedTuple):
 
 @dataclass(frozen=True)
 class StageCost:
-    """Everything that one option of a stage costs in one forward pass."""
+    """Everything that one option of a stage costs in one forward pass.
+
+    ``contiguous`` says whether its outputs are laid out as PyTorch does by default.
+    """
 
     params: NumParams
     trace: Trace
+    contiguous: bool
 
     @cached_property
     def liveness(self) -> Liveness:
@@ -75,7 +79,7 @@ class LayerTraces:
     """
 
     def __init__(self) -> None:
-        self._traces: dict[Any, tuple[Trace, TreeSpec, list[tuple[int, ...]]]] = {}
+        self._traces: dict[Any, tuple[Trace, TreeSpec, list[Tensor]]] = {}
         self._params: dict[Any, NumParams] = {}
         self._slim: dict[Any, nn.Module] = {}
         self._made: dict[Any, nn.Module] = {}
@@ -93,7 +97,7 @@ class LayerTraces:
 
         Args:
             stage: the module, whose layers are the teacher's.
-            inputs: tensors that it is called with; only their shapes matter.
+            inputs: tensors that it is called with; only their shapes and layouts matter.
             kwargs: what else it is called with.
             internals: what becomes of its ResNet and transformer blocks.
         """
@@ -118,7 +122,9 @@ class LayerTraces:
         distinct = {id(stand_in.original): self._num_params(stand_in.layer) for stand_in in stand_ins}
         params = (NumParams.of(assembled), *distinct.values())
         return StageCost(
-            NumParams(sum(p.matrices for p in params), sum(p.vectors for p in params)), self._recorder.finish(outputs)
+            params=NumParams(sum(p.matrices for p in params), sum(p.vectors for p in params)),
+            trace=self._recorder.finish(outputs),
+            contiguous=all(tensor.is_contiguous() for tensor in outputs),
         )
 
     def make(self, kind: type[nn.Module], *args: Any) -> nn.Module:
@@ -132,8 +138,8 @@ class LayerTraces:
         """Results of a layer, without running it if one like it was run on such inputs before."""
         leaves, spec = tree_flatten((args, kwargs))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        shapes = tuple(tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        key = (self._structure(layer), shapes, spec)
+        layouts = tuple((tuple(leaf.shape), leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        key = (self._structure(layer), layouts, spec)
         if key not in self._traces:
             fresh = [blank(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             fresh_args, fresh_kwargs = tree_unflatten(fresh, spec)
@@ -141,9 +147,9 @@ class LayerTraces:
                 lambda: layer(*fresh_args, **fresh_kwargs), [leaf for leaf in fresh if isinstance(leaf, Tensor)]
             )
             results, result_spec = tree_flatten(result)
-            self._traces[key] = made, result_spec, [tuple(tensor.shape) for tensor in results]
-        made, result_spec, result_shapes = self._traces[key]
-        outputs = [torch.empty(shape, device="meta") for shape in result_shapes]
+            self._traces[key] = made, result_spec, results
+        made, result_spec, results = self._traces[key]
+        outputs = [blank(tensor) for tensor in results]
         self._recorder.splice(made, given, outputs)
         return tree_unflatten(outputs, result_spec)
 
@@ -200,8 +206,11 @@ class _StandIn(nn.Module):
 
 
 def blank(tensor: Tensor) -> Tensor:
-    """A new tensor of the same shape (``empty_like`` would be an operator that reads the old one)."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    """A new tensor of the same shape and layout (``empty_like`` would be an operator that reads the old one).
+
+    The layout counts: some operators copy an input first that is not contiguous.
+    """
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
 def structure(module: nn.Module) -> Any:

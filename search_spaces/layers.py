@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, TypeVar
 
+import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
@@ -127,6 +129,31 @@ def pointwise_conv2d(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d
     return layer.train(like.training)
 
 
+def draw_weights(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+    """Fill a layer with torch's own default distribution, on the CPU and moved; nothing on ``meta``.
+
+    Args:
+        generator: one of the CPU, so that all devices get the same weights.
+    """
+    if layer.weight.is_meta:
+        return
+    bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+
+def draw_new_weights(module: nn.Module, given: nn.Module, generator: torch.Generator) -> None:
+    """Set the layers of a module that another one does not have to torch's initial values."""
+    inherited = {id(layer) for layer in given.modules()}
+    for layer in module.modules():
+        if id(layer) in inherited:
+            continue
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            draw_weights(layer, generator)
+        elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
+            layer.reset_parameters()
+
+
 _NUM_OUTPUTS = {nn.Linear: "out_features", nn.Conv2d: "out_channels", nn.GroupNorm: "num_channels"}
 _NUM_INPUTS = {nn.Linear: "in_features", nn.Conv2d: "in_channels"}
 
@@ -142,4 +169,6 @@ def _rebuilt(layer: M, weight: Tensor, bias: Tensor | None) -> M:
 
 
 def _parameter(like: nn.Parameter | Tensor, data: Tensor) -> nn.Parameter:
-    return nn.Parameter(data.detach().clone().to(like.dtype), requires_grad=like.requires_grad)
+    # Contiguous, so that a network computes the same bits once it is saved and loaded.
+    contiguous = data.detach().to(like.dtype).clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(contiguous, requires_grad=like.requires_grad)

@@ -16,11 +16,13 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 
 NONE = "none"
 ABSENT = "x"
 DEEP = "deep"
+MAX_LAYERS = 32
+MAX_LEVELS = 9
 
 _WORD = re.compile(r"(?:RA?)+")
 
@@ -39,7 +41,7 @@ def side_of(stage: str) -> Side:
         return Side.DEEP
     if re.fullmatch(r"[ED][1-9]", stage):
         return Side.ENCODER if stage[0] == "E" else Side.DECODER
-    raise UserError(f"unknown stage {stage!r}; stages are E1, E2, ..., {DEEP}, ..., D2, D1")
+    raise UserError(f"unknown stage {shown(stage)}; stages are E1, E2, ..., {DEEP}, ..., D2, D1, up to E{MAX_LEVELS}")
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,13 @@ def default_skips(num_layers: int, num_skips: int) -> tuple[int, ...]:
 def _split(where: str, text: str) -> list[bool]:
     if not _WORD.fullmatch(text):
         raise UserError(
-            f"{where}: {text!r} is not a word over R and A; a word is a sequence of R and RA, such as R, RA, RR, RARA"
+            f"{where}: {shown(text)} is not a word over R and A; a word is a sequence of R and RA, such as R, RA, RR, "
+            "RARA"
         )
-    return [part == "RA" for part in re.findall(r"RA?", text)]
+    attention = [part == "RA" for part in re.findall(r"RA?", text)]
+    if len(attention) > MAX_LAYERS:
+        raise UserError(f"{where}: {shown(text)} has {len(attention):,} R; legal are words of at most {MAX_LAYERS}")
+    return attention
 
 
 def encoder_word(where: str, text: str, teacher: str) -> Word:
@@ -112,12 +118,13 @@ def decoder_word(where: str, text: str, teacher: str) -> Word:
 
 
 def _skips(where: str, text: str, chosen: str, num_layers: int, num_skips: int) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d(\+\d)*", chosen):
-        raise UserError(f"{where}: {text!r} names no skips after '@'; write them as in R@3 or RR@1+3")
+    if not re.fullmatch(r"[0-9](\+[0-9])*", chosen):
+        raise UserError(f"{where}: {shown(text)} names no skips after '@'; write them as in R@3 or RR@1+3")
     skips = tuple(int(part) - 1 for part in chosen.split("+"))
     if list(skips) != sorted(set(skips)) or skips[0] < 0 or skips[-1] >= num_skips or len(skips) != num_layers:
         raise UserError(
-            f"{where}: {text!r} must name {num_layers} of the skips 1 to {num_skips}, in rising order, one for each R"
+            f"{where}: {shown(text)} must name {num_layers} of the skips 1 to {num_skips}, in rising order, one "
+            "for each R"
         )
     return skips
 
@@ -155,7 +162,7 @@ def _deep_parts(text: str, example: str = "RR.RAR.RRR") -> list[str]:
     parts = text.split(".")
     if len(parts) != 3:
         raise UserError(
-            f"{DEEP}: {text!r} is no option; write {NONE!r} or three words 'encoder.mid.decoder' such as "
+            f"{DEEP}: {shown(text)} is no option; write {NONE!r} or three words 'encoder.mid.decoder' such as "
             f"{example!r}, with {ABSENT!r} for no middle block"
         )
     return parts
@@ -165,11 +172,11 @@ def _check_against_teacher(where: str, text: str, attention: list[bool], teacher
     own = _split(where, teacher)
     if len(attention) > len(own):
         raise UserError(
-            f"{where}: {text!r} has {len(attention)} R but the teacher's {teacher} has {len(own)}; "
+            f"{where}: {shown(text)} has {len(attention)} R but the teacher's {teacher} has {len(own)}; "
             f"use at most {len(own)}"
         )
     if any(attention) and not all(own):
-        raise UserError(f"{where}: {text!r} has attention but the teacher's {teacher} has none; leave the A out")
+        raise UserError(f"{where}: {shown(text)} has attention but the teacher's {teacher} has none; leave the A out")
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def deep_word(text: str, teacher: str) -> DeepWord:
         return DeepWord(NONE, None, False, None)
     parts, own = _deep_parts(text, teacher), teacher.split(".")
     if parts[1] not in (own[1], ABSENT):
-        raise UserError(f"{DEEP}: middle block {parts[1]!r} in {text!r} must be {own[1]!r} or {ABSENT!r}")
+        raise UserError(f"{DEEP}: middle block {shown(parts[1])} in {shown(text)} must be {own[1]!r} or {ABSENT!r}")
     encoder = encoder_word(DEEP, parts[0], own[0])
     decoder = decoder_word(DEEP, parts[2], own[2])
     return DeepWord(f"{encoder.text}.{parts[1]}.{decoder.text}", encoder, parts[1] != ABSENT, decoder)

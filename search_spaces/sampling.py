@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.budgets import BudgetedSampler, Cost, unmet
-from search_spaces.errors import UserError
+from search_spaces.budgets import SOLVER_SECONDS, BudgetedSampler, Cost, Least, unmet
+from search_spaces.errors import UserError, shown
 from search_spaces.space import Indices, SearchSpace
 
 MAX_ENUMERATED = 1_000_000
@@ -22,6 +23,7 @@ def sample_within(
     rng: np.random.Generator,
     num: int,
     max_enumerated: int = MAX_ENUMERATED,
+    solver_seconds: float = SOLVER_SECONDS,
 ) -> Indices:
     """Candidates (num, decisions), canonical, each cost at most its budget, uniform over those that are.
 
@@ -35,21 +37,38 @@ def sample_within(
         costs: by name; vectorised over candidates. Those without a budget are not asked.
         budgets: largest legal value by name.
         num: how many; drawn with replacement.
+        solver_seconds: how long, in all, a solver may look for a first candidate where drawing finds none.
 
     Raises:
-        UserError: a budget without a cost, or that no candidate meets (for additive costs that is certain; for others,
-            none was found), with what can be reached.
+        UserError: a budget without a cost or that is no number, or budgets that no candidate meets, with what can be
+            reached. Where the space is not listed, that is certain only if the costs that add up rule it out; else
+            the error says that none was found, and why that is not certain (the solver's time, or costs that do not
+            add up).
     """
     for name in budgets:
         if name not in costs:
-            raise UserError(f"budget {name!r} has no cost; legal are {', '.join(costs) or 'none'}")
-        if np.isnan(budgets[name]):
-            raise UserError(f"budget {name} is nan; give the largest legal value")
-    limits = {name: float(value) for name, value in budgets.items() if value != np.inf}
+            raise UserError(f"budget {shown(name)} has no cost; legal are {', '.join(costs) or 'none'}")
+    if not _is_whole(num) or num < 0:
+        raise UserError(f"num is {shown(num)}; legal are whole numbers from 0")
+    limits = {name: limit for name, value in budgets.items() if (limit := _limit(name, value)) != np.inf}
     asked = {name: costs[name] for name in limits}
     if space.num_candidates <= max_enumerated:
         return _from_list(space, asked, limits, rng, num)
-    return BudgetedSampler(space, asked, limits).sample(rng, num)
+    return BudgetedSampler(space, asked, limits, solver_seconds).sample(rng, num)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral)
+
+
+def _limit(name: str, value: object) -> float:
+    try:
+        limit = float(value) if isinstance(value, Real) else np.nan
+    except OverflowError:  # Python's integers have no end
+        limit = np.nan
+    if np.isnan(limit) or limit == -np.inf:
+        raise UserError(f"budget {name} is {shown(value)}; give the largest legal value, a number, or inf for none")
+    return limit
 
 
 def mutate(space: SearchSpace, matrix: Indices, rng: np.random.Generator, rate: float) -> Indices:
@@ -60,7 +79,7 @@ def mutate(space: SearchSpace, matrix: Indices, rng: np.random.Generator, rate: 
     """
     if not 0 < rate <= 1:
         raise UserError(f"mutation rate {rate:g} is no probability; legal are rates above 0 and up to 1")
-    columns, sizes = np.array(matrix, dtype=np.int64), np.array(space.sizes)
+    columns, sizes = space.checked(matrix).astype(np.int64), np.array(space.sizes)
     free = np.flatnonzero(sizes > 1)
     if not len(free) or not len(columns):
         return space.canonical(columns)
@@ -89,7 +108,7 @@ def _from_list(
     for start in range(0, space.num_candidates, _CHUNK):
         ranks = np.arange(start, min(start + _CHUNK, space.num_candidates))
         matrix = space.unrank(ranks)
-        values = {name: np.asarray(costs[name](matrix)) for name in limits}
+        values = {name: np.asarray(costs[name](matrix), dtype=np.float64) for name in limits}
         good = {name: values[name] <= limit for name, limit in limits.items()}
         for name in limits:
             others = np.logical_and.reduce([good[other] for other in limits if other != name], initial=True)
@@ -98,6 +117,6 @@ def _from_list(
         within.append(ranks[np.logical_and.reduce([*good.values()], axis=0)] if limits else ranks)
     legal = np.concatenate(within)
     if not len(legal):
-        met = {name: value for name, value in beside.items() if value < np.inf}
-        raise unmet(space, limits, least, met)
+        met = {name: Least(value) for name, value in beside.items() if value < np.inf}
+        raise unmet(space, limits, {name: Least(value) for name, value in least.items()}, met)
     return space.unrank(rng.choice(legal, size=num))

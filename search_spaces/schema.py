@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.options import ABSENT, DEEP, NONE
+from search_spaces.options import ABSENT, DEEP, MAX_LAYERS, MAX_LEVELS, NONE
 from search_spaces.space import SearchSpace
 from search_spaces.vae_option import STEPS, TEACHER, VAE_STAGES
 
-_WORD = "(RA?)+"
+_WORD = f"(RA?){{1,{MAX_LAYERS}}}"
 _SKIPS = r"(@[1-9](\+[1-9])*)?"
-_INTERNALS = r"(_[wfh](\d+(\.\d+)?|\.\d+)|_cross|_self|_sep)*"
+_INTERNALS = r"(_[wfh]([0-9]+(\.[0-9]+)?|\.[0-9]+)|_cross|_self|_sep)*"
 _DEEP = rf"{_WORD}\.({ABSENT}|{_WORD})\.{_WORD}{_SKIPS}"
-_LEVEL = r"[1-9]\d{0,3}x[1-9]\d?"
+_LEVEL = "[1-9][0-9]{0,3}x[1-9][0-9]?"
 
 
 def json_schema() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             DEEP: _choices("Deep", f"({NONE}|{_DEEP}{_INTERNALS})"),
             **{stage: _vae_choices() for stage in VAE_STAGES},
-            STEPS: _list({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, _text(r"[1-9]\d{0,3}")]}),
+            STEPS: _list({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, _text("[1-9][0-9]{0,3}")]}),
         },
     }
     unet = decisions.pop("UNetDecisions")
@@ -43,6 +43,7 @@ def json_schema() -> dict[str, Any]:
         words = {"description": unet["properties"]["word"]["description"], **_list(_text(word))}
         decisions[name] = {**unet, "properties": {**unet["properties"], "word": words}}
     schema["properties"]["options"] = options
+    schema["properties"]["candidates"]["additionalProperties"] = False  # names of any other form
     schema["description"] = "A search space of NanoSD NAS: ordered decisions of every stage, as data."
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_titles(schema)}
 
@@ -60,7 +61,7 @@ def _choices(decisions: str, option: str) -> dict[str, Any]:
 
 
 def _vae_choices() -> dict[str, Any]:
-    option = rf"({TEACHER}|{_LEVEL}(\.{_LEVEL})*)"
+    option = rf"({TEACHER}|{_LEVEL}(\.{_LEVEL}){{0,{MAX_LEVELS - 1}}})"
     return {"oneOf": [_list(_text(option)), {"$ref": "#/$defs/VaeDecisions"}]}
 
 

@@ -20,12 +20,13 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from search_spaces.errors import UserError
-from search_spaces.importance import HiddenChannels, gated_moments, head_energies, mean_self_attention
+from search_spaces.importance import HiddenChannels, best_parts, gated_moments, head_energies, mean_self_attention
 from search_spaces.layers import (
     SeparableConv2d,
     TransformerLayer,
     add_bias,
     depthwise_conv2d,
+    draw_new_weights,
     pointwise_conv2d,
     shallow,
     take_channels,
@@ -43,6 +44,8 @@ class Selection(Enum):
 
     IMPORTANCE = "importance"
     """The parts of greatest importance, the mean of the others moved into a bias."""
+    MAGNITUDE = "magnitude"
+    """The parts with the largest product of the norms of the weights that make and that read them, nothing moved."""
     FIRST = "first"
     """The first parts, nothing moved."""
     RANDOM = "random"
@@ -54,6 +57,7 @@ def slim_resnet(
     internals: Internals,
     selection: Selection = Selection.IMPORTANCE,
     temb: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> ResnetBlock2D:
     """A ResNet block with fewer hidden channels, separable convolutions, or both.
 
@@ -65,6 +69,7 @@ def slim_resnet(
         block: (B, C_in, H, W) and time embedding to (B, C_out, H, W), on any device including ``meta``.
         internals: ``resnet_width`` and ``conv`` are read.
         temb: time embeddings (T, D) of timesteps spread over the schedule, which tell importance better.
+        generator: on the CPU, of ``Selection.RANDOM``; ``None``: a new one of seed 0.
 
     Raises:
         UserError: a width that the groups do not divide.
@@ -73,15 +78,19 @@ def slim_resnet(
     groups, num_hidden = block.norm2.num_groups, block.conv1.out_channels
     num_kept = kept_parts("resnet_width", internals.resnet_width, num_hidden, groups)
     if num_kept < num_hidden:
-        hidden = HiddenChannels.of(block, temb)
-        mean, variance = hidden.activated(block.nonlinearity)
-        weight = block.conv2.weight.detach().double()
-        scores = variance * weight.square().sum((0, 2, 3))
-        keep, dropped = _select(scores.view(groups, -1), num_kept // groups, selection)
-        norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
-        if selection is Selection.IMPORTANCE:
-            norm2 = with_weights(norm2, *hidden.norm_of(keep))
-            conv2 = add_bias(conv2, weight[:, dropped].sum((2, 3)) @ mean[dropped])
+        per_group = (groups, num_hidden // groups)
+        if _ranks(selection, block):
+            hidden = HiddenChannels.of(block, temb)
+            mean, variance = hidden.activated(block.nonlinearity)
+            weight = block.conv2.weight.detach().double()
+            scores = variance * weight.square().sum((0, 2, 3))
+            keep, dropped = best_parts(scores.view(per_group), num_kept // groups)
+            norm2 = with_weights(take_channels(block.norm2, keep), *hidden.norm_of(keep))
+            conv2 = add_bias(take_inputs(block.conv2, keep), weight[:, dropped].sum((2, 3)) @ mean[dropped])
+        else:
+            scores = _plain_scores(selection, block.conv1.weight, block.conv2.weight.transpose(0, 1))
+            keep, _ = best_parts(scores.view(per_group), num_kept // groups)
+            norm2, conv2 = take_channels(block.norm2, keep), take_inputs(block.conv2, keep)
         slim = shallow(
             block,
             conv1=take_outputs(block.conv1, keep),
@@ -91,7 +100,7 @@ def slim_resnet(
         )
     if internals.conv is Conv.SEPARABLE:
         slim = shallow(slim, conv1=_separable(slim.conv1), conv2=_separable(slim.conv2))
-    return _initialised(slim, block, selection)
+    return _initialised(slim, block, selection, generator)
 
 
 def _separable(conv: nn.Conv2d) -> SeparableConv2d:
@@ -113,7 +122,10 @@ def _separable(conv: nn.Conv2d) -> SeparableConv2d:
 
 
 def slim_attention(
-    block: Transformer2DModel, internals: Internals, selection: Selection = Selection.IMPORTANCE
+    block: Transformer2DModel,
+    internals: Internals,
+    selection: Selection = Selection.IMPORTANCE,
+    generator: torch.Generator | None = None,
 ) -> Transformer2DModel:
     """A transformer block with fewer feed-forward units, fewer heads, or one kind of attention only.
 
@@ -122,6 +134,7 @@ def slim_attention(
     Args:
         block: (B, C, H, W) and text context to (B, C, H, W), on any device including ``meta``.
         internals: ``ff_width``, ``heads`` and ``attention`` are read.
+        generator: as for :func:`slim_resnet`.
 
     Raises:
         UserError: a share that leaves no whole number of units or heads.
@@ -131,7 +144,7 @@ def slim_attention(
     proj_in = block.proj_in
     layers: list[Any] = []
     for layer in block.transformer_blocks:
-        if internals.attention is Attention.CROSS and selection is Selection.IMPORTANCE:
+        if internals.attention is Attention.CROSS and _ranks(selection, block):
             # The mean of what self-attention would add joins what was added before it.
             moved = mean_self_attention(layer.attn1, layer.norm1)
             if layers:
@@ -139,7 +152,8 @@ def slim_attention(
             else:
                 proj_in = add_bias(proj_in, moved)
         layers.append(_slim_layer(layer, internals, selection))
-    return _initialised(shallow(block, proj_in=proj_in, transformer_blocks=nn.ModuleList(layers)), block, selection)
+    slim = shallow(block, proj_in=proj_in, transformer_blocks=nn.ModuleList(layers))
+    return _initialised(slim, block, selection, generator)
 
 
 def _slim_layer(layer: BasicTransformerBlock, internals: Internals, selection: Selection) -> nn.Module:
@@ -151,7 +165,7 @@ def _slim_layer(layer: BasicTransformerBlock, internals: Internals, selection: S
     )
     if internals.attention is Attention.BOTH:
         return slim
-    if internals.attention is Attention.SELF and selection is Selection.IMPORTANCE:
+    if internals.attention is Attention.SELF and _ranks(selection, layer):
         # Of what cross-attention would add, the part that does not depend on the text.
         slim.attn1 = shallow(slim.attn1, to_out=_more(slim.attn1.to_out, 0, slim.attn2.to_out[0].bias.detach()))
     return TransformerLayer(
@@ -165,8 +179,14 @@ def _slim_heads(attention: AttentionLayer, norm: nn.LayerNorm, ratio: float, sel
     num_kept = kept_parts("heads", ratio, attention.heads, 1)
     if num_kept == attention.heads:
         return attention
-    keep, _ = _select(head_energies(attention, norm)[None], num_kept, selection)
     size = attention.inner_dim // attention.heads
+    if _ranks(selection, attention):
+        scores = head_energies(attention, norm)
+    else:
+        values, read = (weight.unflatten(0, (attention.heads, size)) for weight in
+                        (attention.to_v.weight, attention.to_out[0].weight.T))  # fmt: skip
+        scores = _plain_scores(selection, values, read)
+    keep, _ = best_parts(scores[None], num_kept)
     rows = (keep[:, None] * size + torch.arange(size, device=keep.device)).flatten()
     return shallow(
         attention,
@@ -187,32 +207,41 @@ def _slim_feed_forward(ff: FeedForward, norm: nn.LayerNorm, ratio: float, select
     num_kept = kept_parts("ff_width", ratio, num_hidden, 1)
     if num_kept == num_hidden:
         return ff
-    mean, variance = gated_moments(norm, gated.proj)
-    weight = last.weight.detach().double()
-    keep, dropped = _select((variance * weight.square().sum(0))[None], num_kept, selection)
+    moved = None
+    if _ranks(selection, ff):
+        mean, variance = gated_moments(norm, gated.proj)
+        weight = last.weight.detach().double()
+        keep, dropped = best_parts((variance * weight.square().sum(0))[None], num_kept)
+        moved = weight[:, dropped] @ mean[dropped]
+    else:
+        scores = _plain_scores(selection, gated.proj.weight[:num_hidden], last.weight.T)
+        keep, _ = best_parts(scores[None], num_kept)
     # GEGLU's projection gives the values of all units, then their gates.
     proj = take_outputs(gated.proj, torch.cat([keep, keep + num_hidden]))
-    net = nn.ModuleList([shallow(gated, proj=proj), *between, take_inputs(last, keep)])
-    if selection is Selection.IMPORTANCE:
-        net = _more(net, -1, weight[:, dropped] @ mean[dropped])
-    return shallow(ff, net=net)
+    last = take_inputs(last, keep)
+    net = [shallow(gated, proj=proj), *between, last if moved is None else add_bias(last, moved)]
+    return shallow(ff, net=nn.ModuleList(net))
 
 
 def slim_layers(
-    stage: Any, internals: Internals, selection: Selection = Selection.IMPORTANCE, temb: Tensor | None = None
+    stage: Any,
+    internals: Internals,
+    selection: Selection = Selection.IMPORTANCE,
+    temb: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Slim every layer of a stage, or of a middle block, in place: its lists of layers change, not the layers given.
 
     Args:
         stage: a module with ``resnets`` (a list) and ``attentions`` (a list or a dictionary) of its own.
-        internals, selection, temb: as for :func:`slim_resnet` and :func:`slim_attention`.
+        internals, selection, temb, generator: as for :func:`slim_resnet` and :func:`slim_attention`.
     """
     attentions = stage.attentions
     keys = attentions.keys() if isinstance(attentions, nn.ModuleDict) else range(len(attentions))
     for index, resnet in enumerate(stage.resnets):
-        stage.resnets[index] = slim_resnet(resnet, internals, selection, temb)
+        stage.resnets[index] = slim_resnet(resnet, internals, selection, temb, generator)
     for key in list(keys):
-        attentions[key] = slim_attention(attentions[key], internals, selection)
+        attentions[key] = slim_attention(attentions[key], internals, selection, generator)
 
 
 def kept_parts(decision: str, ratio: float, total: int, groups: int) -> int:
@@ -239,15 +268,21 @@ def _legal(steps: int) -> str:
     return ", ".join(ratios if steps <= 10 else [*ratios[:3], "...", "1"]) + (f" (k/{steps})" if steps > 10 else "")
 
 
-def _select(scores: Tensor, num_kept: int, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Indices kept and dropped, each rising, of scores (groups, parts a group): the best ``num_kept`` of each group."""
-    num_groups, size = scores.shape
-    places = torch.arange(size, device=scores.device).expand(num_groups, size)
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    order = order if selection is Selection.IMPORTANCE else places
-    offsets = torch.arange(num_groups, device=scores.device)[:, None] * size
-    kept, dropped = (part.sort(dim=1).values + offsets for part in (order[:, :num_kept], order[:, num_kept:]))
-    return kept.flatten(), dropped.flatten()
+def _ranks(selection: Selection, module: nn.Module) -> bool:
+    """Whether importance decides: there is none to compute on the meta device, where the first parts stand for all."""
+    return selection is Selection.IMPORTANCE and not next(module.parameters()).is_meta
+
+
+def _plain_scores(selection: Selection, made_by: Tensor, read_by: Tensor) -> Tensor:
+    """Scores (parts,) without a model of the data: equal ones, or magnitudes of the weights of each part.
+
+    Args:
+        selection: ``MAGNITUDE``, or any other for equal scores.
+        made_by, read_by: weights (parts, ...) that make each part, and that read it.
+    """
+    if selection is not Selection.MAGNITUDE or made_by.is_meta:
+        return torch.zeros(len(made_by), device=made_by.device)
+    return made_by.detach().flatten(1).norm(dim=1) * read_by.detach().flatten(1).norm(dim=1)
 
 
 def _more(layers: Any, index: int, bias: Tensor) -> nn.ModuleList:
@@ -257,12 +292,8 @@ def _more(layers: Any, index: int, bias: Tensor) -> nn.ModuleList:
     return nn.ModuleList(new)
 
 
-def _initialised(slim: M, block: M, selection: Selection) -> M:
+def _initialised(slim: M, block: M, selection: Selection, generator: torch.Generator | None) -> M:
     """Layers that are not the block's own set to PyTorch's initial values, if selection is random."""
     if selection is Selection.RANDOM:
-        inherited = {id(module) for module in block.modules()}
-        for module in slim.modules():
-            layer: Any = module
-            if id(module) not in inherited and hasattr(module, "reset_parameters"):
-                layer.reset_parameters()
+        draw_new_weights(slim, block, generator or torch.Generator().manual_seed(0))
     return slim

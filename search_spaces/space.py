@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from search_spaces.candidate import Candidate
+from search_spaces.candidate import MAX_SHOWN, Candidate
 from search_spaces.decisions import Decision, StageChoices, StageTable, stage_table
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 from search_spaces.vae_option import STEPS, TEACHER, VAE_DECODER, VAE_ENCODER
 
 Indices = NDArray[np.int64]
 MAX_ENUMERATED = 20_000_000
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # files are named after spaces: nothing in it leads to another folder
+MAX_NAME = 100
 _BLOCK = 4096  # rows at a time, which stay in the processor's cache
 
 
@@ -35,13 +37,15 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, use_attribute_docstrings=True)
 
-    name: str = Field(min_length=1)
-    """Name of the search space."""
+    name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
+    """Name of the search space: letters, digits, ``_``, ``.`` and ``-``, the first a letter or digit."""
     description: str = ""
     """One line for people."""
     choices: dict[str, StageChoices] = Field(alias="options")
     """What may be chosen, by stage in the order of the data: E1, ..., deep, ..., D1, then VE, VD, steps."""
-    candidates: dict[str, str] = Field(default_factory=dict)
+    candidates: dict[Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME)], str] = Field(
+        default_factory=dict
+    )
     """Named candidates (hand-made layouts): name to candidate id."""
 
     @model_validator(mode="before")
@@ -118,7 +122,7 @@ class SearchSpace(BaseModel):
         """
         if name not in self.candidates:
             known = ", ".join(self.candidates) or "none"
-            raise UserError(f"search space {self.name!r} names no candidate {name!r}; legal are: {known}")
+            raise UserError(f"search space {self.name!r} names no candidate {shown(name)}; legal are: {known}")
         candidate = Candidate.from_id(self.candidates[name], self.stages)
         self.encode(candidate)
         return candidate
@@ -131,14 +135,14 @@ class SearchSpace(BaseModel):
         """
         if tuple(candidate.options) != self.stages:
             raise UserError(
-                f"candidate {candidate.id!r} has stages {' '.join(candidate.options)}; "
+                f"candidate {shown(candidate.id, MAX_SHOWN)} has stages {' '.join(candidate.options)}; "
                 f"search space {self.name!r} has {' '.join(self.stages)}"
             )
         rows = []
         for stage, name in candidate.options.items():
             if name not in self.options[stage]:
                 raise UserError(
-                    f"option {name!r} of stage {stage} is not in search space {self.name!r}; "
+                    f"option {shown(name)} of stage {stage} is not in search space {self.name!r}; "
                     f"legal are {listed(self.options[stage])}"
                 )
             rows.append(self.options[stage].index(name))
@@ -159,14 +163,40 @@ class SearchSpace(BaseModel):
         vector = [int(i) for i in indices]
         if len(vector) != len(self.sizes) or any(not 0 <= i < n for i, n in zip(vector, self.sizes, strict=False)):
             raise UserError(
-                f"index vector {vector} is outside search space {self.name!r} with sizes {list(self.sizes)}"
+                f"index vector {shown(vector)} is outside search space {self.name!r} with sizes {list(self.sizes)}"
             )
         rows = self.stage_rows(np.array([vector], dtype=np.int64))[0]
         return Candidate(options={s: self.options[s][i] for s, i in zip(self.stages, rows, strict=True)})
 
-    def stage_rows(self, matrix: Indices) -> Indices:
-        """Option numbers (N, stages), into :attr:`options`, of an index matrix (N, decisions)."""
+    def checked(self, matrix: Indices) -> Indices:
+        """The matrix itself, an index matrix (N, decisions) of whole numbers within :attr:`sizes`.
+
+        Raises:
+            UserError: another shape, numbers of another kind, or an index outside its decision's values.
+        """
         indices = np.asarray(matrix)
+        if indices.ndim != 2 or indices.shape[1] != len(self.sizes):
+            raise UserError(
+                f"index matrix of shape {indices.shape}: search space {self.name!r} has {len(self.sizes)} decisions; "
+                f"legal is (candidates, {len(self.sizes)})"
+            )
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise UserError(f"index matrix of {indices.dtype}; legal are whole numbers, such as int64")
+        if len(indices) and (indices.min() < 0 or (indices.max(axis=0) >= np.array(self.sizes)).any()):
+            row, column = np.argwhere((indices < 0) | (indices >= np.array(self.sizes)))[0]
+            raise UserError(
+                f"index {indices[row, column]} of {self.decisions[column].name} in row {row} is outside search space "
+                f"{self.name!r}; legal are 0 to {self.sizes[column] - 1}"
+            )
+        return indices
+
+    def stage_rows(self, matrix: Indices) -> Indices:
+        """Option numbers (N, stages), into :attr:`options`, of an index matrix (N, decisions).
+
+        Raises:
+            UserError: as :meth:`checked`.
+        """
+        indices = self.checked(matrix)
         rows = np.empty((len(self._tables), len(indices)), dtype=np.int64)  # a stage's numbers side by side
         for start in range(0, len(indices), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -242,19 +272,26 @@ class SearchSpace(BaseModel):
         return self.from_stage_rows(rng.integers(0, np.array(self.stage_sizes), size=(num, len(self.stage_sizes))))
 
     def neighbours(self, indices: Indices) -> Indices:
-        """Every other candidate that one changed decision makes, once (M, decisions)."""
-        rows = []
-        for column, size in enumerate(self.sizes):
-            for value in range(size):
-                if value != indices[column]:
-                    row = np.array(indices, dtype=np.int64)
-                    row[column] = value
-                    rows.append(row)
-        matrix = np.array(rows, dtype=np.int64).reshape(-1, len(self.sizes))
-        ranks = self.rank(matrix)
+        """Every other candidate that one changed decision makes of an index vector (decisions,), once each.
+
+        Returns:
+            (M, decisions). Each vector differs from the given one in exactly one decision, and its candidate is
+            neither the given one's nor that of another row. For that, not all are canonical, and from canonical
+            vectors being a neighbour is not symmetric: one step leads from RARA with half the feed-forward width to
+            R, but back from R, whose canonical vector has the first width listed, only to RARA with that width.
+            Where no two vectors stand for the same candidate it is symmetric.
+
+        Raises:
+            UserError: as :meth:`checked`.
+        """
+        vector = self.checked(np.asarray(indices)[None])[0]
+        rows = np.repeat(vector[None].astype(np.int64), sum(self.sizes), axis=0)
+        columns = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        rows[np.arange(len(rows)), columns] = np.concatenate([np.arange(size) for size in self.sizes])
+        ranks = self.rank(rows)
+        own = self.rank(vector[None])[0]
         _, first = np.unique(ranks, return_index=True)
-        own = self.rank(np.asarray(indices)[None])[0]
-        return matrix[[i for i in sorted(first) if ranks[i] != own]]
+        return rows[[i for i in sorted(first) if ranks[i] != own]]
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
@@ -262,17 +299,3 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most:,} more"
-
-
-def preset_names() -> tuple[str, ...]:
-    """Names of the search spaces that come with the package; see :mod:`search_spaces.space_file`."""
-    from search_spaces import space_file
-
-    return space_file.preset_names()
-
-
-def load_space(name_or_path: str) -> SearchSpace:
-    """A preset by name, or a search space from a YAML file; see :mod:`search_spaces.space_file`."""
-    from search_spaces import space_file
-
-    return space_file.load_space(name_or_path)

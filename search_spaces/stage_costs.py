@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from search_spaces.candidate import Candidate
-from search_spaces.conditioning import example_conditioning
+from search_spaces.conditioning import example_conditioning, text_width
 from search_spaces.errors import UserError
 from search_spaces.layer_traces import LayerTraces, NumParams, StageCost, blank
 from search_spaces.liveness import AFTER, Life, Liveness
@@ -73,13 +74,18 @@ def stage_costs(
     size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
     traces = LayerTraces()
     meta = meta_copy(unet)
-    calls, head = _head(meta, size, num_tokens, batch)
+    with _room_to_normalise("the teacher itself", size, batch):
+        calls, head = _head(meta, size, num_tokens, batch)
 
     def unet_stage(stage: str, name: str) -> StageCost:
         option = parse_option(meta, stage, name)
         call = calls[stage]
         module = build_stage(meta, stage, option.word.text, copy=False)
-        return traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
+        with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
+            cost = traces.stage_cost(module, call.inputs, call.kwargs, option.internals)
+        # Stages add up because every option lays out its outputs as the teacher does, whose calls these are.
+        assert cost.contiguous, f"{stage}: the outputs of {name!r} are not contiguous"
+        return cost
 
     options = {s: [unet_stage(s, name) for name in space.options[s]] for s in stage_names(meta)}
     teacher_options = teacher_candidate(meta).options
@@ -94,12 +100,27 @@ def stage_costs(
                 module = build_vae_stage(vae_meta, stage, name, copy=False)
             else:
                 module = tiny_vae_stage(vae_meta, stage, levels, traces.make)
-            return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
+            with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
+                return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
 
         options |= {s: [vae_stage(s, name) for name in space.options[s]] for s in VAE_STAGES}
         teacher_options |= dict.fromkeys(VAE_STAGES, TEACHER)
         teacher |= {s: vae_stage(s, TEACHER) for s in VAE_STAGES}
     return StageCosts(options, teacher, teacher_options, head)
+
+
+@contextmanager
+def _room_to_normalise(what: str, size: tuple[int, int], batch: int) -> Iterator[None]:
+    """Turn PyTorch's refusal of norm groups that hold a single value into one line."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise UserError(
+            f"{what} normalises groups of a single value on latents of {size[0]} x {size[1]} in batches of {batch}: "
+            "it needs larger latents, a larger batch or more channels a group"
+        ) from None
 
 
 def check_space(unet: UNet, space: SearchSpace, vae: VAE | None = None) -> None:
@@ -150,11 +171,9 @@ def unet_inputs(unet: UNet, size: Size, num_tokens: int, batch: int) -> tuple[Te
     """Latents, time steps and text for a U-Net on ``meta``.
 
     Raises:
-        UserError: text of different widths by stage, or a size, tokens or batch below one.
+        UserError: text of different widths by level, or a size, tokens or batch below one.
     """
-    width = unet.config.cross_attention_dim
-    if not isinstance(width, int):
-        raise UserError(f"unsupported teacher: cross_attention_dim {width!r} differs by stage; legal is one number")
+    width = text_width(unet.config)
     height_width = (size, size) if isinstance(size, int) else size
     if min(*height_width, num_tokens, batch) < 1:
         raise UserError(

@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 from search_spaces.options import NONE, DeepWord, Word
 
 SEPARATOR = "_"
+MIN_RATIO = 0.0001  # as text, smaller ones have an exponent, whose '-' would break the ids of candidates
 
 
 class Attention(StrEnum):
@@ -68,7 +69,7 @@ class StageOption:
 
 
 _RATIOS = {"w": "resnet_width", "f": "ff_width", "h": "heads"}
-_PART = re.compile(r"([wfh])(\d+(?:\.\d+)?|\.\d+)")
+_PART = re.compile(r"([wfh])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
 
 def split_option(where: str, text: str) -> tuple[str, Internals]:
@@ -83,18 +84,18 @@ def split_option(where: str, text: str) -> tuple[str, Internals]:
         match = _PART.fullmatch(part)
         if match:
             key: str = _RATIOS[match[1]]
-            value: float | Attention | Conv = check_ratio(f"{where}: {text!r}: {key}", float(match[2]))
+            value: float | Attention | Conv = check_ratio(f"{where}: {shown(text)}: {key}", float(match[2]))
         elif part in (Attention.CROSS, Attention.SELF):
             key, value = "attention", Attention(part)
         elif part == "sep":
             key, value = "conv", Conv.SEPARABLE
         else:
             raise UserError(
-                f"{where}: {part!r} in {text!r} is unknown; after the word may follow _w0.5 (ResNet width), _f0.5 "
-                "(feed-forward width), _h0.5 (heads), _cross or _self (attention) and _sep (separable convolutions)"
+                f"{where}: {shown(part)} in {shown(text)} is unknown; after the word may follow _w0.5 (ResNet width), "
+                "_f0.5 (feed-forward width), _h0.5 (heads), _cross or _self (attention) and _sep (separable)"
             )
         if key in found:
-            raise UserError(f"{where}: {text!r} gives {key} twice; give it once")
+            raise UserError(f"{where}: {shown(text)} gives {key} twice; give it once")
         found[key] = value
     return word, replace(Internals(), **found)  # type: ignore[arg-type]
 
@@ -103,10 +104,12 @@ def check_ratio(where: str, value: float) -> float:
     """The ratio itself.
 
     Raises:
-        UserError: not above 0 and at most 1.
+        UserError: not from ``MIN_RATIO`` to 1, or not what its text of six digits says, which two ratios would share.
     """
-    if not 0 < value <= 1:
-        raise UserError(f"{where} {value:g} is not a share of the teacher's; legal are ratios above 0 and up to 1")
+    if not MIN_RATIO <= value <= 1:
+        raise UserError(f"{where} {value:g} is not a share of the teacher's; legal are ratios from {MIN_RATIO:g} to 1")
+    if float(f"{value:g}") != value:
+        raise UserError(f"{where} {value!r} has too many digits; write {value:g}, legal are at most six")
     return value
 
 

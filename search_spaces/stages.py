@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.candidate import Candidate
-from search_spaces.conditioning import TEXT_TIME
-from search_spaces.errors import UserError
+from search_spaces.conditioning import TEXT_TIME, text_width
+from search_spaces.errors import UserError, shown
 from search_spaces.options import (
     ABSENT,
     DEEP,
+    MAX_LEVELS,
     NONE,
     DeepWord,
     Side,
@@ -36,8 +37,9 @@ def check_supported(unet: UNet) -> None:
     """Raise unless the U-Net is one that can be cut into stages.
 
     Raises:
-        UserError: fewer than two levels, block types other than SD's, another number of layers per
-            block on the way up than one more than on the way down, or extra conditioning.
+        UserError: fewer than two levels or too many, block types other than SD's, another number of layers per
+            block on the way up than one more than on the way down, extra conditioning, or text
+            of different widths by level.
     """
     config = unet.config
     for key, legal in (("down_block_types", _DOWN), ("up_block_types", _UP)):
@@ -46,6 +48,12 @@ def check_supported(unet: UNet) -> None:
                 raise UserError(f"unsupported teacher: {key} has {block!r}; legal are {', '.join(legal)}")
     if len(config.down_block_types) < 2:
         raise UserError("unsupported teacher: a U-Net with one level has no stages to search; it needs two or more")
+    if len(config.down_block_types) > MAX_LEVELS + 1:
+        raise UserError(
+            f"unsupported teacher: its U-Net has {len(config.down_block_types)} levels; legal are 2 to "
+            f"{MAX_LEVELS + 1}, stages E1 to E{MAX_LEVELS} and {DEEP}"
+        )
+    text_width(config)
     if config.mid_block_type not in (*_MID, None):
         raise UserError(
             f"unsupported teacher: mid_block_type {config.mid_block_type!r}; legal are {_MID[0]!r} and null"
@@ -86,7 +94,9 @@ def teacher_word(unet: UNet, stage: str) -> str:
     """The teacher's own option of a stage, such as ``RARA`` or, for ``deep``, ``RR.RAR.RRR``."""
     side, level = side_of(stage), num_levels(unet)
     if stage not in stage_names(unet):
-        raise UserError(f"stage {stage!r} does not exist in this teacher; legal are {', '.join(stage_names(unet))}")
+        raise UserError(
+            f"stage {shown(stage)} does not exist in this teacher; legal are {', '.join(stage_names(unet))}"
+        )
     if side is Side.ENCODER:
         return _block_word(unet.down_blocks[int(stage[1:]) - 1])
     if side is Side.DECODER:

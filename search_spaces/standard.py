@@ -33,14 +33,15 @@ def standard_config(unet: UNet, candidate: Candidate) -> dict[str, Any]:
         NotStandard: with the stage and the reason.
     """
     levels = num_levels(unet)
-    for stage, name in candidate.options.items():
-        if stage in stage_names(unet) and not parse_option(unet, stage, name).internals.is_teachers:
-            raise NotStandard(f"{stage}: {name!r} has other layers inside than a diffusers block")
-    deep = parse_option(unet, DEEP, candidate.options[DEEP]).word
+    options = {stage: parse_option(unet, stage, candidate.options[stage]) for stage in stage_names(unet)}
+    for stage, option in options.items():
+        if not option.internals.is_teachers:
+            raise NotStandard(f"{stage}: {option.text!r} has other layers inside than a diffusers block")
+    deep = options[DEEP].word
     assert isinstance(deep, DeepWord)
     pairs: list[tuple[str, Word, str, Word]] = []
     for i in range(1, levels + 1):
-        encoder, decoder = (parse_option(unet, s, candidate.options[s]).word for s in (f"E{i}", f"D{i}"))
+        encoder, decoder = options[f"E{i}"].word, options[f"D{i}"].word
         assert isinstance(encoder, Word) and isinstance(decoder, Word)
         pairs.append((f"E{i}", encoder, f"D{i}", decoder))
     if deep.kept:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -11,22 +12,26 @@ import yaml
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import ABSENT, DEEP, NONE, Side, side_of
+from search_spaces.space import MAX_NAME
 from search_spaces.stage_option import Attention, Conv, Internals, option_text
 from search_spaces.surgery import check_supported, parse_option, stage_names, teacher_word
 from search_spaces.unet import UNet
+from search_spaces.vae import VAE
+from search_spaces.vae_option import TEACHER, TinyLevel, vae_text
 
 _RATIOS = (1.0, 0.75, 0.5, 0.25)
+_WIDEST = 64  # channels of the paper's tiny VAE and of TAESD
 
 
-def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
+def starting_space(unet: UNet, vae: VAE | None, name: str) -> str:
     """Text of a YAML file that searches the words of a teacher's U-Net, with everything else to be uncommented.
 
     Every option in it, uncommented ones too, can be built from this teacher.
 
     Args:
         unet: the teacher's U-Net, on any device.
-        vae_levels: levels of the teacher's VAE, for the decisions on it; ``None``: left out.
-        name: name of the search space.
+        vae: the teacher's VAE, on any device, for the decisions on it; ``None``: left out.
+        name: name of the search space; what names may not have in them becomes a dash.
 
     Raises:
         UserError: a U-Net that cannot be cut into stages.
@@ -41,7 +46,7 @@ def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
         "# (write that file with: nanosd space schema > space.schema.json)",
         f"# {size:,} candidates as it stands. Take a # away to search a decision too; the teacher's own comes first.",
         *yaml.safe_dump(
-            {"name": name, "description": f"Words of a U-Net with {channels} channels"},
+            {"name": _name(name), "description": f"Words of a U-Net with {channels} channels"},
             sort_keys=False,
             allow_unicode=True,
             width=10_000,
@@ -51,15 +56,22 @@ def starting_space(unet: UNet, vae_levels: int | None, name: str) -> str:
     for stage in stages:
         lines += [f"  {stage}:{_comment(unet, stage)}", f"    word: [{', '.join(words[stage])}]"]
         lines += [f"    # {key}: [{', '.join(values)}]" for key, values in _internals(unet, stage, words[stage])]
-    if vae_levels is not None:
-        lines += _vae(vae_levels)
-    teacher, smallest = ({stage: words[stage][at] for stage in stages} for at in (0, -1))
-    lines += [
-        "candidates:",
-        f"  teacher: {Candidate(options=teacher).id}",
-        f"  smallest: {Candidate(options=smallest).id}",
-    ]
+    levels = [] if vae is None else _tiny_levels(vae)
+    if levels:
+        lines += _vae(levels)
+    named = {
+        key: Candidate(options={stage: words[stage][at] for stage in stages}).id
+        for key, at in (("teacher", 0), ("smallest", -1))
+    }
+    lines += ["candidates:", *(f"  {key}: {text}" for key, text in named.items())]
+    if levels:
+        lines += _pipelines(named, levels)
     return "\n".join(lines) + "\n"
+
+
+def _name(text: str) -> str:
+    """The text as a legal name of a search space."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("_.-")[:MAX_NAME] or "space"
 
 
 def _comment(unet: UNet, stage: str) -> str:
@@ -123,21 +135,46 @@ def _internals(unet: UNet, stage: str, words: Sequence[str]) -> Iterable[tuple[s
     return [(key, values) for key, values in decisions if len(values) > 1]
 
 
+def _tiny_levels(vae: VAE) -> list[tuple[list[int], list[int]]]:
+    """Widths and depths of a tiny ResNet for each level of the VAE, largest first; all are less work than the teacher.
+
+    A block of half the channels has 27 / 72 of the MACs of a residual block, and each half of the teacher has at least
+    as many of those at a level as its ``layers_per_block``.
+    """
+    levels = []
+    for number, channels in enumerate(vae.config.block_out_channels):
+        width = max(1, min(_WIDEST, channels // 2))
+        deepest = 1 if number == 0 else vae.config.layers_per_block + 1
+        levels.append(([*dict.fromkeys((width, max(1, width // 2)))], [*dict.fromkeys((deepest, 1))]))
+    return levels
+
+
 _VAE = """\
   # VAE encoder (VE) and decoder (VD): the teacher's own, or a tiny ResNet with a width and a depth a level, from full
-  # resolution to the latents'; and denoising steps. With these a candidate below has three options more, the
-  # teacher's own being -teacher-teacher-1.
+  # resolution to the latents'; and denoising steps. With any of these, named candidates have three options more: see
+  # the end of this file.
   # VE:
   #   kind: [teacher, tiny]
-  #   width: [{widths}]
-  #   depth: [{depths}]
+  #   width: {widths}
+  #   depth: {depths}
   # VD:
   #   kind: [teacher, tiny]
-  #   width: [{widths}]
-  #   depth: [{depths}]
+  #   width: {widths}
+  #   depth: {depths}
   # steps: [1, 2, 4]"""
 
 
-def _vae(levels: int) -> list[str]:
-    widths, depths = ["[64, 32]"] * levels, ["[1]", *["[3, 1]"] * (levels - 1)]
-    return _VAE.format(widths=", ".join(widths), depths=", ".join(depths)).splitlines()
+def _vae(levels: Sequence[tuple[list[int], list[int]]]) -> list[str]:
+    widths, depths = ([level[part] for level in levels] for part in (0, 1))
+    return _VAE.format(widths=widths, depths=depths).splitlines()
+
+
+def _pipelines(named: Mapping[str, str], levels: Sequence[tuple[list[int], list[int]]]) -> list[str]:
+    """The named candidates as those of a space with decisions on VAE and steps, commented."""
+    tiny = vae_text([TinyLevel(widths[-1], depths[-1]) for widths, depths in levels])
+    return [
+        "  # With VE, VD or steps: these in place of those above. Their last three options are of VE, VD and steps;",
+        f"  # where VE or VD stays a comment, its option is {TEACHER}.",
+        f"  # teacher: {named['teacher']}-{TEACHER}-{TEACHER}-1",
+        f"  # smallest: {named['smallest']}-{tiny}-{tiny}-1",
+    ]

@@ -46,7 +46,12 @@ _NUM_TIMESTEPS = 17  # the time embedding is smooth in time
 
 
 def build_stage(
-    unet: UNet, stage: str, name: str, copy: bool = True, selection: Selection = Selection.IMPORTANCE
+    unet: UNet,
+    stage: str,
+    name: str,
+    copy: bool = True,
+    selection: Selection = Selection.IMPORTANCE,
+    seed: int = 0,
 ) -> nn.Module:
     """One stage of the staged U-Net in the given option, with the teacher's weights where layers remain.
 
@@ -56,6 +61,7 @@ def build_stage(
         name: option name.
         copy: deep copies of the teacher's modules; ``False`` shares them (for inference only).
         selection: which weights slimmer layers inherit.
+        seed: of ``Selection.RANDOM``.
 
     Raises:
         UserError: unknown stage or option, or an option whose channels do not fit together.
@@ -74,9 +80,10 @@ def build_stage(
     if not option.internals.is_teachers:
         parts = [module.encoder, module.mid, module.decoder] if isinstance(module, DeepStage) else [module]
         temb = None if option.internals.resnet_width == 1 else _time_embeddings(unet)
+        generator = torch.Generator().manual_seed(seed)
         for part in parts:
             if part is not None:
-                slim_layers(part, option.internals, selection, temb)
+                slim_layers(part, option.internals, selection, temb, generator)
     # Shared modules keep the teacher's mode: eval() here would reach into a teacher that is training.
     return copying.deepcopy(module) if copy else module
 

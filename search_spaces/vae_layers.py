@@ -11,7 +11,6 @@ one width throughout, the order of layers, the names of weights and the numbers 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +18,7 @@ import torch
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
+from search_spaces.layers import draw_weights
 from search_spaces.vae_option import TinyLevel
 
 
@@ -143,9 +143,5 @@ def initialise(module: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for conv in module.modules():
-        if not isinstance(conv, nn.Conv2d) or conv.weight.is_meta:
-            continue
-        bound = 1 / math.sqrt(math.prod(conv.weight.shape[1:]))
-        for parameter in conv.parameters():
-            values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-            parameter.data.copy_(values)
+        if isinstance(conv, nn.Conv2d):
+            draw_weights(conv, generator)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
+from search_spaces.options import MAX_LEVELS
 
 VAE_ENCODER = "VE"
 VAE_DECODER = "VD"
@@ -19,7 +20,7 @@ VAE_STAGES = (VAE_ENCODER, VAE_DECODER)
 STEPS = "steps"
 TEACHER = "teacher"
 
-_LEVEL = re.compile(r"([1-9]\d{0,3})x([1-9]\d?)")
+_LEVEL = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]?)")
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,27 @@ def parse_vae_option(where: str, text: str, num_levels: int | None = None) -> Va
         match = _LEVEL.fullmatch(part)
         if match is None:
             raise UserError(
-                f"{where}: {text!r} is no option; legal are {TEACHER!r} and one 'width x depth' a level, full "
+                f"{where}: {shown(text)} is no option; legal are {TEACHER!r} and one 'width x depth' a level, full "
                 "resolution first, such as 64x1.64x3.64x3.64x3 (width 1 to 9999, depth 1 to 99)"
             )
         levels.append(TinyLevel(int(match[1]), int(match[2])))
+    check_levels(where, len(levels))
     if num_levels is not None and len(levels) != num_levels:
         raise UserError(
-            f"{where}: {text!r} has {len(levels)} levels, but the teacher's VAE has {num_levels}; give {num_levels}"
+            f"{where}: {shown(text)} has {len(levels)} levels, but the teacher's VAE has {num_levels}; "
+            f"give {num_levels}"
         )
     return VaeOption(text, tuple(levels))
+
+
+def check_levels(where: str, num_levels: int) -> None:
+    """Raise unless some VAE could have so many levels.
+
+    Raises:
+        UserError: more levels than ``MAX_LEVELS``.
+    """
+    if num_levels > MAX_LEVELS:
+        raise UserError(f"{where}: {num_levels:,} levels are too many; legal are at most {MAX_LEVELS}")
 
 
 def parse_steps(text: str) -> int:
@@ -78,6 +91,6 @@ def parse_steps(text: str) -> int:
     Raises:
         UserError: not a whole number from 1 to 1000.
     """
-    if not re.fullmatch(r"[1-9]\d{0,3}", text) or int(text) > 1000:
-        raise UserError(f"{STEPS}: {text!r} is no step count; legal are whole numbers from 1 to 1000")
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > 1000:
+        raise UserError(f"{STEPS}: {shown(text)} is no step count; legal are whole numbers from 1 to 1000")
     return int(text)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import yaml
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, shown
 
 Path: TypeAlias = Sequence[str | int]
 """Keys and list positions that lead from the top of a document to a value."""
@@ -16,6 +18,9 @@ Path: TypeAlias = Sequence[str | int]
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000
 MAX_DEPTH = 16
+_TAG = "tag:yaml.org,2002:"
+_TAGS = ("str", "int", "float", "bool", "null", "timestamp", "seq", "map", "merge")
+_NUMBERS = {"int": "-?(0|[1-9][0-9]*)", "float": r"[^_:]*"}
 _TOO_DEEP = f"nested too deeply; a search space is nested at most {MAX_DEPTH} deep"
 
 
@@ -41,7 +46,8 @@ class _Loader(yaml.SafeLoader):
         except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML lets through whatever int(), datetime() and the like raise
-            problem = f"{str(node.value)[:40]!r} cannot be read ({error}); put it in quotes if it is text"
+            reason = "too many digits" if "digits" in str(error) else error  # Python's own advice is for programmers
+            problem = f"{str(node.value)[:40]!r} cannot be read ({reason}); put it in quotes if it is text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
@@ -87,17 +93,26 @@ class Document:
         node, line = self.root, 1
         for part in path:
             if isinstance(node, yaml.MappingNode):
-                # From the back: where a merge (<<) and the mapping itself give a key, the mapping's own comes last.
-                found = [(key, value) for key, value in node.value if key.value == part][-1:]
-                if not found:
+                found = self._entries(node).get(str(part))
+                if found is None:
                     break
-                line, node = found[0][0].start_mark.line + 1, found[0][1]
+                line, node = found[0].start_mark.line + 1, found[1]
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
                 node = node.value[part]
                 line = node.start_mark.line + 1
             else:
                 break
         return line
+
+    def _entries(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """A mapping's keys and values by key: its own where a merge (<<) gives the same."""
+        if id(node) not in self._known:
+            self._known[id(node)] = {key.value: (key, value) for key, value in node.value}
+        return self._known[id(node)]
+
+    @cached_property
+    def _known(self) -> dict[int, dict[str, tuple[yaml.Node, yaml.Node]]]:
+        return {}
 
     def error(self, path: Path, message: str) -> UserError:
         """An error of this file at a path, with its line: ``space.yaml:12: message``."""
@@ -116,6 +131,7 @@ def _check(where: str, root: yaml.Node) -> None:
         if id(node) in known:
             return known[id(node)]
         open_.add(id(node))
+        _check_tag(where, node)
         children = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
             _check_keys(where, node)
@@ -134,16 +150,35 @@ def _check(where: str, root: yaml.Node) -> None:
     size(root)
 
 
+def _check_tag(where: str, node: yaml.Node) -> None:
+    """Raise for what plain lists, mappings, numbers and text do not need, and for numbers that are not what they seem.
+
+    To YAML 1.1 ``010`` is 8, ``0x10`` 16, ``1_0`` 10 and ``1:30`` 90.
+    """
+    line, kind = node.start_mark.line + 1, node.tag.removeprefix(_TAG)
+    if kind not in _TAGS:
+        tag = f"!!{kind}" if node.tag.startswith(_TAG) else node.tag
+        raise UserError(
+            f"{where}:{line}: {shown(tag)} is no type of a search space; legal are plain text, numbers, lists and "
+            "mappings, written without a type"
+        )
+    if isinstance(node, yaml.ScalarNode) and not re.fullmatch(_NUMBERS.get(kind, "(?s:.*)"), node.value):
+        raise UserError(
+            f"{where}:{line}: {shown(node.value)} is another number to YAML than to most readers; write it in plain "
+            "digits, such as 10 or 0.5, or in quotes if it is text"
+        )
+
+
 def _check_keys(where: str, node: yaml.MappingNode) -> None:
     seen: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-            shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-            raise UserError(f"{where}:{line}: {shown} is used as a key; keys are text, put in quotes if need be")
+            written = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+            raise UserError(f"{where}:{line}: {written} is used as a key; keys are text, put in quotes if need be")
         if key.value in seen:
             raise UserError(
-                f"{where}:{line}: key {key.value!r} is given twice, first in line {seen[key.value]}; give it once"
+                f"{where}:{line}: key {shown(key.value)} is given twice, first in line {seen[key.value]}; give it once"
             )
         seen[key.value] = line
 

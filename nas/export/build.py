@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from nas.export.folders import publish_folder
+from nas.export.variant import CANDIDATE_FILE
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
     from nas.teacher import Teacher
     from search_spaces.space import SearchSpace
 
-CANDIDATE_FILE = "candidate.json"
-
 
 class BuiltCandidate(BaseModel):
     """Content of candidate.json: the candidate, what it was built from, and the class that loads each part.
 
-    `random_weights` lists the stages that inherit nothing from the teacher and have to be trained before use; `seed` is
-    theirs.
+    `teacher` is what :func:`nas.teacher.load_teacher` was given, `teacher_key` what it found. `random_weights` lists
+    the stages that inherit nothing from the teacher and have to be trained before use; `seed` is theirs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +37,20 @@ class BuiltCandidate(BaseModel):
     unet_not_standard_because: str | None
     random_weights: tuple[str, ...]
     seed: int | None
+
+    def loading(self, folder: Path) -> list[str]:
+        """Lines of Python that load the parts from `folder` and run them in a pipeline with the teacher's others."""
+        lines = []
+        for part, home in self.loads_with.items():
+            module, _, name = home.rpartition(".")
+            lines.append(f"from {module} import {name}; {part} = {name}.from_pretrained({str(folder / part)!r})")
+        parts = ", ".join(f"{part}={part}" for part in self.loads_with)
+        steps = "" if self.steps is None else f", num_inference_steps={self.steps}"
+        return [
+            *lines,
+            f"from nas.teacher import load_teacher; pipeline = load_teacher({self.teacher!r}).pipeline({parts})",
+            f'image = pipeline("a photo"{steps}).images[0]',
+        ]
 
 
 def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None) -> Candidate:
@@ -67,7 +80,10 @@ def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None
     elif text.endswith(".json") or os.sep in text:
         raise UserError(f"candidate file {text} does not exist; give a JSON file with 'options', or a candidate id")
     elif space is None:
-        candidate = Candidate.from_id(text, pipeline if len(text.split("-")) == len(pipeline) else unet)
+        try:
+            candidate = Candidate.from_id(text, pipeline if len(text.split("-")) == len(pipeline) else unet)
+        except UserError as error:
+            raise _name_of_a_preset(text) or error from None
     elif is_name or "-" not in text:
         candidate = space.named(text)
     else:
@@ -75,6 +91,19 @@ def find_candidate(text: str, teacher: Teacher, space: SearchSpace | None = None
     if space is not None:
         space.encode(candidate)
     return candidate
+
+
+def _name_of_a_preset(text: str) -> UserError | None:
+    """What to say where the text is no id but names a candidate of some presets."""
+    from search_spaces.space_file import load_space, preset_names
+
+    presets = [name for name in preset_names() if text in load_space(name).candidates]
+    if not presets:
+        return None
+    return UserError(
+        f"candidate {text!r} is a name, not an id; say of which search space: add --space {presets[0]}"
+        + (f" (or {', '.join(presets[1:])})" if presets[1:] else "")
+    )
 
 
 def _read(path: Path) -> Candidate:

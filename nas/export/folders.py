@@ -44,6 +44,7 @@ def publish_folder(target: Path, write: Callable[[Path], None], is_ours: Callabl
         raise cannot_write(target, error) from error
     try:
         write(temporary)
+        _usual_modes(temporary)
         _flush(temporary)
         _swap(temporary, target)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
@@ -101,6 +102,17 @@ def _swap(temporary: Path, target: Path) -> None:
         temporary.rename(target)
         shutil.rmtree(replaced, ignore_errors=True)
     _flush_one(target.parent)
+
+
+def _usual_modes(folder: Path) -> None:
+    """Let others read the files as they may the folder itself; libraries that write in two steps keep them out.
+
+    The folder is as the umask (or the place's own default) has it, which no process can ask for without changing it.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _flush(folder: Path) -> None:

@@ -19,10 +19,12 @@ def unet_inputs(
     """
     import torch
 
+    from search_spaces.conditioning import text_width
+
     config: Any = staged.config
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    context_dim = config.teacher_config["cross_attention_dim"]
+    context_dim = text_width(config.teacher_config)
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randn(batch_size, config.in_channels, height, width, generator=generator)
     context = torch.randn(batch_size, num_tokens, context_dim, generator=generator)

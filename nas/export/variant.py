@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VARIANT_FILE = "variant.json"
 CARD_FILE = "README.md"
+CANDIDATE_FILE = "candidate.json"  # of `nanosd build`, whose folders hold networks without the rest of a pipeline
 STANDARD_LOADER = "diffusers.StableDiffusionPipeline.from_pretrained"
 STAGED_LOADER = "nas.export.load_variant"
 EXPORT_AGAIN = "export the pick again into an empty folder"
@@ -143,6 +144,12 @@ def read_variant(folder: Path | str) -> Variant:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{path}: {where} is not valid ({first['msg']}); {EXPORT_AGAIN}") from error
     except OSError as error:
+        if (Path(folder) / CANDIDATE_FILE).is_file():
+            raise UserError(
+                f"{folder} is not an exported variant but networks written by `nanosd build`; load those with the "
+                f"classes that its {CANDIDATE_FILE} names under loads_with, and make a pipeline with "
+                "nas.teacher.load_teacher(<its teacher>).pipeline(unet=..., vae=...)"
+            ) from error
         raise UserError(
             f"{folder} is not an exported variant ({VARIANT_FILE}: {error.strerror}); give a folder written by "
             "`nanosd export`"

@@ -11,10 +11,11 @@ from nas.plots.format import count, milliseconds, percent
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from nas.space_profile import SpaceProfile
+    from nas.space_profile import SpaceProfile, StageOptionCost
 
 #: Colours of the stages in the order of the data; a pair such as E1 and D1 shares one.
 _COLOURS = (style.BLUE, style.GREEN, style.ORANGE, style.PURPLE, style.SKY, style.VERMILLION)
+_DARK = (style.BLUE, style.GREEN, style.VERMILLION)
 _CLASSES = {
     "conv3x3": "3x3 convolutions",
     "pointwise": "1x1 convolutions",
@@ -58,14 +59,12 @@ def stage_options(profile: SpaceProfile) -> go.Figure:
                 "symbol": symbol,
                 "size": 6 if many else 10,
                 "opacity": 0.55 if many else 0.85,
-                "line": {"color": "white", "width": 0.5 if many else 1},
+                "line": {
+                    "color": [style.INK if option.is_teachers else "white" for option, _ in drawn],
+                    "width": [2 if option.is_teachers else 0.5 if many else 1 for option, _ in drawn],
+                },
             },
-            text=[
-                f"<b>{stage}</b> {option.option}<br>{count(option.num_params)} parameters, "
-                f"{count(option.num_macs)} MACs"
-                + ("" if option.latency_ms is None else f", {milliseconds(option.latency_ms)}")
-                for option, _ in drawn
-            ],
+            text=[_hover(option) for option, _ in drawn],
             hovertemplate="%{text}<extra></extra>",
             visible=bool(drawn),
         )
@@ -124,6 +123,7 @@ def teacher_treemap(profile: SpaceProfile) -> go.Figure:
             textinfo="label+text",
             hovertemplate="<b>%{label}</b><br>%{text}<extra></extra>",
             marker={"colors": colours, "line": {"color": "white", "width": 1}},
+            textfont={"color": ["white" if colour in _DARK else style.INK for colour in colours]},
             tiling={"pad": 2},
             root={"color": "white"},
             sort=True,
@@ -141,6 +141,7 @@ def teacher_treemap(profile: SpaceProfile) -> go.Figure:
         figure,
         480,
         margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        uniformtext={"minsize": 10, "mode": "hide"},
         updatemenus=[
             {
                 "type": "buttons",
@@ -155,6 +156,14 @@ def teacher_treemap(profile: SpaceProfile) -> go.Figure:
             }
         ],
     )
+
+
+def _hover(option: StageOptionCost) -> str:
+    lines = [f"<b>{option.stage}</b> {option.option}{' (teacher)' if option.is_teachers else ''}"]
+    costs = [f"{count(option.num_params)} parameters", f"{count(option.num_macs)} MACs"]
+    if option.latency_ms is not None:
+        costs.append(milliseconds(option.latency_ms))
+    return "<br>".join([*lines, ", ".join(costs)])
 
 
 def _colours(stages: Sequence[str]) -> dict[str, str]:

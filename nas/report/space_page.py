@@ -9,7 +9,7 @@ from nas.plots.format import NONE, count, milliseconds, percent
 from nas.report import page as html
 
 if TYPE_CHECKING:
-    from nas.space_profile import SpaceProfile
+    from nas.space_profile import BudgetCount, SpaceProfile
 
 
 def written(cost: str, value: float | None) -> str:
@@ -38,12 +38,7 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
     from nas.atomic import write_bytes
     from nas.plots.space import stage_options, teacher_treemap
 
-    how = (
-        f"Every one of the {profile.num_candidates:,} candidates was counted."
-        if profile.counted
-        else f"Medians and shares are of {profile.num_looked_at:,} candidates drawn uniformly from "
-        f"{profile.num_candidates:,}."
-    )
+    how = looked_at(profile)
     ranges = html.table(
         ("cost", "least", "median", "most", "teacher"),
         [
@@ -56,31 +51,40 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
         (False, True, True, True, True),
     )
     budgets = html.table(
-        ("budget", "at most", "candidates", "share"),
+        ("budget", "at most", "candidates within", "share", "such as"),
         [
             [
-                html.text(title(b.budget)),
-                html.text(written(b.budget, b.limit)),
-                html.text(candidates_within(b.num_candidates, b.num_low, b.num_high)),
-                html.text(percent(100 * b.share)),
+                html.text(budget_title(b)),
+                html.text(NONE if b.cost is None else written(b.cost, b.limit)),
+                html.text(candidates_within(b)),
+                html.text(share_within(b, profile.num_candidates)),
+                f"<code>{html.text(b.example)}</code>" if b.example else NONE,
             ]
             for b in profile.budgets
         ],
-        (False, True, True, True),
+        (False, True, True, True, False),
     )
     stages = html.table(
-        ("stage", "teacher's parameters", "teacher's MACs", "options' parameters", "options' MACs"),
+        (
+            "stage",
+            "teacher's parameters",
+            "teacher's MACs",
+            "teacher's latency",
+            "options' parameters",
+            "options' MACs",
+        ),
         [
             [
                 html.text(s.stage),
                 html.text(percent(100 * s.teacher_params)),
                 html.text(percent(100 * s.teacher_macs)),
+                html.text(percent(None if s.teacher_latency is None else 100 * s.teacher_latency)),
                 html.text(between(s.smallest_option_params, s.largest_option_params)),
                 html.text(between(s.smallest_option_macs, s.largest_option_macs)),
             ]
             for s in profile.stages
         ],
-        (False, True, True, True, True),
+        (False, True, True, True, True, True),
     )
     device = f"Latency: {profile.device}." if profile.device else "No device profile was given, so there is no latency."
     partly = set(profile.teacher_params) - {"base"} - set(profile.teacher_latency_ms)
@@ -102,7 +106,8 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
             html.section(
                 "options",
                 "Stage options",
-                "Each point is one option of one stage, run alone: what it saves, and on which axis.",
+                "Each point is one option of one stage, run alone: what it saves, and on which axis. Ringed is the "
+                "teacher's own; a stage that is dropped costs nothing and is not drawn.",
                 html.figure(stage_options(profile), "options"),
             ),
             html.section(
@@ -123,8 +128,39 @@ def between(low: int, high: int) -> str:
     return "none" if high == 0 else f"{count(low)} to {count(high)}"
 
 
-def candidates_within(estimate: float, low: float, high: float) -> str:
-    """A number of candidates, with its 95 % interval where it was estimated."""
-    if low == high:
-        return f"{int(estimate):,}"
-    return f"{estimate:.3g} ({low:.3g} to {high:.3g})"
+def looked_at(profile: SpaceProfile) -> str:
+    """Sentences on what is counted, and which candidates the figures are of."""
+    pipeline = (
+        "Costs are of VAE encoder, U-Net once a step and VAE decoder; the teacher's of one step. "
+        if profile.is_pipeline
+        else ""
+    )
+    if profile.counted:
+        return f"{pipeline}Every one of the {profile.num_candidates:,} candidates was looked at."
+    sampled = [title(r.cost) for r in profile.ranges if not r.ends_are_exact]
+    ends = f" The ends of {' and '.join(sampled)} are the sample's, too; all others are exact." if sampled else ""
+    return (
+        f"{pipeline}Medians are of {profile.num_looked_at:,} candidates drawn uniformly from "
+        f"{profile.num_candidates:,}.{ends}"
+    )
+
+
+def budget_title(budget: BudgetCount) -> str:
+    """What is bounded."""
+    return "all together" if budget.cost is None else title(budget.cost)
+
+
+def candidates_within(budget: BudgetCount) -> str:
+    """How many candidates meet a budget: a number, certain bounds, or a 95 % interval."""
+    low, high = budget.num_low, budget.num_high
+    if budget.certain and low == high:
+        return f"{int(low):,}"
+    if budget.certain:
+        return f"{low:.4g} to {high:.4g}"
+    return f"about {low:.3g} to {high:.3g} (95 %)" if low > 0 else f"fewer than {high:.3g} (95 %)"
+
+
+def share_within(budget: BudgetCount, num_candidates: int) -> str:
+    """The share that meets a budget."""
+    low, high = 100 * budget.num_low / num_candidates, 100 * budget.num_high / num_candidates
+    return f"{low:.3g} %" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g} %"

@@ -62,7 +62,7 @@ class RunContext:
         Raises:
             UserError: none of that name, or one of whole pipelines, whose VAEs no run distills yet.
         """
-        from search_spaces.space import load_space
+        from search_spaces.space_file import load_space
 
         space = load_space(self.recipe.space)
         check_unet_space(space)

@@ -89,6 +89,7 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
     """A device profile of this machine for the run's teacher and space; measurements go on in `work_dir`."""
     from latency_predictors.calibration import calibrate as measure
     from nas.atomic import ensure_writable
+    from search_spaces.conditioning import text_width
 
     teacher = run.teacher
     ensure_writable(work_dir)
@@ -98,7 +99,7 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
             run.space,
             latent_size=teacher.latent_size,
             num_tokens=teacher.num_tokens,
-            context_dim=int(teacher.unet.config.cross_attention_dim),
+            context_dim=text_width(teacher.unet.config),
             work_dir=work_dir,
             settings=_calibration_settings(run),
             teacher_key=teacher.key,

@@ -25,10 +25,9 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     Raises:
         UserError: a teacher or space that cannot be used.
     """
-    from nas.distill.blocks import surrogate_blocks
-
     run = RunContext(recipe, RunDirectory(run_dir))
     run.directory.check_recipe(recipe)
+    _ = run.space  # one that no run can search is refused before anything heavy is loaded
     if recipe.data.folder is not None and not Path(recipe.data.folder).is_dir():
         raise UserError(f"image folder {recipe.data.folder!r} does not exist; give a folder with images and captions")
     if recipe.calibration.profile is not None:
@@ -36,6 +35,8 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
 
         profile = DeviceProfile.load(Path(recipe.calibration.profile))
         profile.check(run.space, run.teacher.key, run.teacher.latent_size)
+    from nas.distill.blocks import surrogate_blocks
+
     costs = run.costs  # checks the space against the teacher first
     blocks = surrogate_blocks(run.teacher.unet, run.space)
     columns = {stage: list(names) for stage, names in run.space.options.items()}

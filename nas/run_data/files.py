@@ -48,7 +48,7 @@ from nas.run_data.types import (
     words_of,
 )
 from search_spaces.errors import UserError
-from search_spaces.space import load_space
+from search_spaces.space_file import load_space
 
 #: part -> (file, what writes it): the words of the "missing" sentence.
 PARTS = {

@@ -8,7 +8,8 @@ from nas.search import KnownCosts, SweepSettings
 from nas.search.pool import Pool
 from nas.search.sampler import SAMPLERS, ExhaustedError, distributions, make_sampler, params_of, vector_of
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 SMALL = SearchSpace(
     name="small", options={"E1": ("RARA", "RA", "R"), "E2": ("RA", "R"), "deep": ("none",), "D1": ("RARA", "R")}

@@ -40,6 +40,18 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     )
 
 
+@pytest.mark.parametrize("verb", [["search", "--dry-run"], ["search"], ["calibrate", "--out", "p", "--dry-run"]])
+def test_what_no_run_can_search_is_refused_before_anything_heavy_is_loaded(verb: list[str], tmp_path: Path) -> None:
+    arguments = [*verb, "--set", "space=nanosd-joint"]
+    code = (
+        f"import sys; from experiments.cli import app; from experiments.exits import run_app; "
+        f"print(run_app(app, {arguments}), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "2 False"
+    assert "decisions beyond the U-Net" in done.stderr and list(tmp_path.iterdir()) == []
+
+
 def test_help_lists_the_verbs_and_is_quick() -> None:
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-m", "experiments.cli", "--help"], capture_output=True, text=True)
@@ -60,7 +72,7 @@ def test_every_verb_has_help(verb: list[str], capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serch"], ["serch", "search"]),
+        (["serch"], ["serch", "search'?", "see nanosd --help"]),
         (["search", "--sett", "a=1"], ["--sett", "--set"]),
         (["search", "--set", "search.worker=1"], ["search.worker=1", "did you mean search.workers?"]),
         (["search", "--set", "search.workers=two"], ["search.workers", "'two'", "an integer"]),
@@ -76,7 +88,10 @@ def test_every_verb_has_help(verb: list[str], capsys: pytest.CaptureFixture[str]
         (["export", "nowhere", "prime", "--out", "x"], ["nowhere"]),
         (["predict"], ["profile"]),
         (["teacher", "random", "x", "--like", "sdxl"], ["sdxl", "sd15"]),
-        (["teacher"], ["Missing command"]),
+        (["teacher"], ["Missing command", "see nanosd teacher --help"]),
+        (["space"], ["Missing command", "see nanosd space --help"]),
+        (["space", "show"], ["SPACE", "see nanosd space show --help"]),
+        (["space", "sow"], ["sow", "see nanosd space --help"]),
     ],
     ids=" ".join,
 )

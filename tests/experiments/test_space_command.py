@@ -16,8 +16,13 @@ def test_show_lists_every_decision(capsys: pytest.CaptureFixture[str]) -> None:
     shown, space = json.loads(capsys.readouterr().out), load_space("nanosd-joint")
     assert shown["num_candidates"] == space.num_candidates >= 10**12
     assert shown["candidates"] == space.candidates
-    decisions = {name: tuple(v) for stage in shown["stages"] for name, v in stage["decisions"].items()}
-    assert decisions == {decision.name: decision.values for decision in space.decisions}
+    decisions = {name: values for stage in shown["stages"] for name, values in stage["decisions"].items()}
+    assert {name: tuple(map(str, values)) for name, values in decisions.items()} == {
+        decision.name: decision.values for decision in space.decisions
+    }
+    for name, values in decisions.items():
+        is_number = "width" in name or "depth" in name or name.endswith(".heads") or name == "steps"
+        assert all(isinstance(value, (int, float) if is_number else str) for value in values), name
     assert [stage["num_options"] for stage in shown["stages"]] == list(space.stage_sizes)
 
     assert run_app(app, ["space", "show", "nanosd"]) == 0
@@ -41,7 +46,9 @@ def test_new_then_show_then_refuse(tmp_path: Path, capsys: pytest.CaptureFixture
     file.write_text(file.read_text().replace("teacher: RARA-", "teacher: RARARA-"))
     assert run_app(app, ["space", "show", str(file)]) == 0  # some teacher could have three layers there
     assert run_app(app, ["space", "show", str(file), "--teacher", "toy"]) == 2
-    assert "E1: 'RARARA' has 3 R but the teacher's RARA has 2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    line = 1 + next(i for i, text in enumerate(file.read_text().splitlines()) if "word: [RARARA, RA" in text)
+    assert f"{file}:{line}: E1: 'RARARA' has 3 R but the teacher's RARA has 2" in error
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

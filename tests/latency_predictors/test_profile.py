@@ -14,7 +14,8 @@ from latency_predictors.measurement import Measurement, current_conditions
 from latency_predictors.profile import DeviceProfile, fit_additive
 from latency_predictors.subjects import BASE, option_subject
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 
 def measurement(subject: str, median_ms: float) -> Measurement:

@@ -8,12 +8,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from typer.testing import CliRunner
 
+from latency_predictors.calibration import build_profile
+from latency_predictors.measurement import Measurement, current_conditions
+from latency_predictors.profile import DeviceProfile
+from latency_predictors.subjects import BASE, option_subject
 from nas.plots.space import stage_options, teacher_treemap
 from nas.space_profile import profile_space
+from search_spaces.candidate import Candidate
 from search_spaces.costs import CostTable
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 TINY = {"kind": ["teacher", "tiny"], "width": [[8, 16]] * 4, "depth": [[1], [1, 2], [1], [1]]}
 OPTIONS = {
@@ -70,22 +76,40 @@ def test_ranges_and_budgets_are_those_of_every_candidate(table: CostTable, preci
         assert cost.teacher == numbers[0], cost.cost
     meets = [values[name] <= limit for name, limit in budgets.items()]
     expected = [meets[0].sum(), meets[1].sum(), (meets[0] & meets[1]).sum()]
-    assert [b.num_candidates for b in found.budgets] == expected
-    assert all(b.num_low == b.num_high == b.num_candidates for b in found.budgets)
+    assert [b.num_low for b in found.budgets] == [b.num_high for b in found.budgets] == expected
+    assert all(b.certain for b in found.budgets) and found.budgets[-1].cost is None
 
 
 def test_ends_of_a_sampled_space_are_exact(joint: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
     values = joint.all_costs(joint.space.enumerate(), Precision.W8A16)
     median = float(np.median(values["num_macs"]))
+    tight = float(np.sort(values["weight_bytes"])[3])
+    peak = float(np.median(values["peak_bytes"]))
     monkeypatch.setattr("nas.space_profile.MAX_COUNTED", 10)
     monkeypatch.setattr("nas.space_profile.SAMPLE_SIZE", 300)
-    found = profile_space(joint, Precision.W8A16, budgets={"num_macs": median})
+    found = profile_space(
+        joint, Precision.W8A16, budgets={"num_macs": median, "weight_bytes": tight, "peak_bytes": peak}
+    )
     assert not found.counted and found.num_looked_at == 300
     for cost in found.ranges:
-        if cost.cost != "peak_bytes":
+        assert cost.ends_are_exact == (cost.cost != "peak_bytes")
+        if cost.ends_are_exact:
             assert (cost.minimum, cost.maximum) == (values[cost.cost].min(), values[cost.cost].max()), cost.cost
-    (budget,) = found.budgets
-    assert budget.num_low < (values["num_macs"] <= median).sum() < budget.num_high
+    macs, weights, memory, together = found.budgets
+    within = (values["num_macs"] <= median).sum()
+    assert macs.certain and macs.num_low <= within <= macs.num_high < 1.001 * macs.num_low
+    # Far too few for a sample of 300 to meet any.
+    assert weights.certain and weights.num_low <= (values["weight_bytes"] <= tight).sum() <= weights.num_high < 20
+    assert not memory.certain and memory.num_low < (values["peak_bytes"] <= peak).sum() < memory.num_high
+    assert not together.certain and together.num_low == 0 < together.num_high
+    for budget in found.budgets:
+        limits = {b.cost: b.limit for b in found.budgets[:-1]} if budget.cost is None else {budget.cost: budget.limit}
+        meeting = (np.stack([values[cost] <= limit for cost, limit in limits.items()])).all(axis=0).any()
+        assert (budget.example is not None) == meeting
+        if budget.example is not None:
+            row = joint.space.encode(Candidate.from_id(budget.example, joint.space.stages))[None]
+            costs = joint.all_costs(row, Precision.W8A16)
+            assert all(costs[cost][0] <= limit for cost, limit in limits.items())
     assert found.ranges[0].teacher == joint.teacher.num_params
 
 
@@ -127,6 +151,50 @@ def test_the_command(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = load_space("bk-sdm")
     assert said["num_candidates"] == space.num_candidates
     budget = said["budgets"][0]
-    assert 0 < budget["num_candidates"] < space.num_candidates
+    assert 0 < budget["num_low"] == budget["num_high"] < space.num_candidates
     page = (tmp_path / "bk-sdm.html").read_text(encoding="utf-8")
     assert page.count("figure-options") and page.count("figure-teacher") and 'src="http' not in page
+
+
+def made_up_device(space: SearchSpace) -> DeviceProfile:
+    """Every option takes a random time; whole U-Nets what their parts take, times 1.2, less 0.1 ms."""
+    rng = np.random.default_rng(3)
+
+    def measurement(subject: str, median_ms: float) -> Measurement:
+        return Measurement(
+            subject=subject, num_samples=9, median_ms=median_ms, iqr_ms=0.0, p10_ms=median_ms, p90_ms=median_ms,
+            ci95_ms=(median_ms, median_ms), device="made up", runtime="none", precision="float32", threads=1,
+            clock="wall", num_preempted=0, conditions=current_conditions("1", False),
+        )  # fmt: skip
+
+    parts = {
+        option_subject(s, o): float(rng.uniform(0.1, 1.0))
+        for s in space.stages
+        for o in space.options[s]
+        if o != "none"
+    }
+    nets = [space.decode(row) for row in space.sample(rng, 9)]
+    measured = {name: measurement(name, ms) for name, ms in {**parts, BASE: 0.3}.items()}
+    for net in nets:
+        total = 0.3 + sum(parts.get(option_subject(s, o), 0.0) for s, o in net.options.items())
+        measured[net.id] = measurement(net.id, 1.2 * total - 0.1)
+    return build_profile(space, measured, nets[:6], nets[6:], teacher_key="t", latent_size=8, num_tokens=6)
+
+
+def test_latency_of_a_sampled_space_is_bounded_exactly(table: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = made_up_device(table.space)
+    latency = device.predict(table.space, table.space.enumerate())
+    limit = float(np.quantile(latency, 0.3))
+    whole = profile_space(table, Precision.FP32, device, {"latency_ms": limit})
+    assert whole.budgets[0].num_low == (latency <= limit).sum()
+    monkeypatch.setattr("nas.space_profile.MAX_COUNTED", 10)
+    monkeypatch.setattr("nas.space_profile.SAMPLE_SIZE", 20)
+    sampled = profile_space(table, Precision.FP32, device, {"latency_ms": limit})
+    found = next(r for r in sampled.ranges if r.cost == "latency_ms")
+    assert (found.minimum, found.maximum) == pytest.approx((latency.min(), latency.max()), rel=1e-12)
+    assert found.teacher == pytest.approx(latency[0], rel=1e-12), "the teacher is this space's first candidate"
+    (budget,) = sampled.budgets
+    assert budget.certain and budget.num_low <= (latency <= limit).sum() <= budget.num_high
+    shares = [s.teacher_latency for s in sampled.stages]
+    assert sum(share for share in shares if share is not None) == pytest.approx(1)
+    assert "latency" in [button.label for button in teacher_treemap(sampled).layout.updatemenus[0].buttons]

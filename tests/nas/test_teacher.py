@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nas.photos import vocabulary
 from nas.random_teacher import SD15_TEXT, SD15_UNET, SD15_VAE, write_random_teacher
-from nas.teacher import folder_key, load_teacher
+from nas.teacher import folder_key, load_shapes, load_teacher, num_text_tokens
 from nas.whole_word_tokenizer import write_tokenizer
 from search_spaces.errors import UserError
 
@@ -108,6 +114,8 @@ def _truncate(p: Path) -> None:
     [
         (_drop("model_index.json"), "has no model_index.json"),
         (_drop("vae"), "has no vae/"),
+        (_drop("unet/config.json"), "has no unet/config.json; restore the file"),
+        (_drop("scheduler/scheduler_config.json"), "has no scheduler/scheduler_config.json; restore the file"),
         (_drop("unet/diffusion_pytorch_model.safetensors"), "has no .safetensors weights"),
         (_set_class, "unet is 'FluxTransformer2DModel'"),
         (_truncate, "cannot be loaded"),
@@ -155,3 +163,72 @@ def test_damaged_weights_and_vocabularies_are_named(tmp_path: Path, damage: str)
     with pytest.raises(UserError, match=expected[damage]) as caught:
         load_teacher(folder)
     assert "\n" not in str(caught.value)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as serves the files of one repository, toys/toy."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self._answer())
+
+    def _answer(self) -> bytes:
+        self.asked.append(f"{self.command} {self.path}")
+        file = self.folder / self.path.removeprefix("/toys/toy/resolve/main/")
+        content = file.read_bytes() if self.path.startswith("/toys/toy/resolve/main/") and file.is_file() else None
+        self.send_response(404 if content is None else 200)
+        if content is not None:
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        return content or b""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_of_a_hub_id_shapes_need_configurations_only(folder: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+    handler = type("ToyHub", (Hub,), {"folder": folder, "asked": asked})
+    script = """
+from nas.teacher import load_shapes, num_text_tokens
+from search_spaces.errors import UserError
+for _ in range(2):
+    print(sum(p.numel() for part in load_shapes("toys/toy") for p in part.parameters()), num_text_tokens("toys/toy"))
+try:
+    load_shapes("toys/other")
+except UserError as error:
+    print(error)
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        run = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, **hub}, capture_output=True, text=True, check=True
+        )
+        server.shutdown()
+    teacher = load_teacher(folder)
+    size = sum(p.numel() for part in (teacher.unet, teacher.vae) for p in part.parameters())
+    first, again, error = run.stdout.splitlines()
+    assert first == again == f"{size} {num_text_tokens(folder)}"
+    fetched = [path.partition("/toys/toy/resolve/main/")[2] for path in asked if path.startswith("GET /toys/toy/")]
+    assert sorted(fetched) == ["text_encoder/config.json", "unet/config.json", "vae/config.json"]
+    assert not [path for path in asked if "safetensors" in path]
+    assert "teacher 'toys/other' is no local folder, and unet/config.json is not in the local cache and could" in error
+
+
+def test_without_a_connection_a_hub_id_is_refused_in_one_line() -> None:
+    for load in (load_shapes, num_text_tokens, load_teacher):
+        with pytest.raises(
+            UserError, match=r"could not be fetched from the hub .* check the name and the con"
+        ) as caught:
+            load("nobody/nothing")  # the tests' environment is offline
+        assert "\n" not in str(caught.value)

@@ -1,11 +1,14 @@
-"""Costs of a whole network by brute force: second implementations that share nothing with the package's.
+"""Costs of a whole network by brute force: second implementations.
 
-Activations are found by the operators' schemas (the package goes by storage), one network is swept operator by
-operator (the package adds up tables), and MACs are closed forms of modules (the package's, of operators).
+MACs are closed forms of modules (the package's, of operators). Peak and traffic follow the package's conventions
+(unfused attention; views, and factors of one, are no operators) with a second bookkeeping: activations are found by
+the operators' schemas (the package goes by storage), and one network is swept operator by operator (the package
+adds up tables).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,26 +79,28 @@ def activity(function: Callable[[], Any], inputs: tuple[Tensor, ...]) -> tuple[i
 
 
 @contextmanager
-def closed_form_macs(model: nn.Module) -> Iterator[list[int]]:
+def closed_form_macs(model: nn.Module) -> Iterator[Counter[str]]:
     """MACs of convolutions, linear layers and both products of attention in what the model runs inside.
 
-    From modules' sizes and outputs' shapes; the list gets one entry a module run.
+    From modules' sizes and outputs' shapes, by class; of convolutions also by height of the output.
     """
-    counts: list[int] = []
+    counts: Counter[str] = Counter()
 
     def conv(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
         height, width = module.kernel_size
-        counts.append(output.numel() * height * width * module.in_channels // module.groups)
+        name = "pointwise" if height == width == 1 else f"conv{height}x{width}" if module.groups == 1 else "depthwise"
+        macs = output.numel() * height * width * module.in_channels // module.groups
+        counts[f"{name}_macs@{output.shape[2]}"] += macs
 
     def linear(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        counts.append(output.numel() * module.in_features)
+        counts["linear"] += output.numel() * module.in_features
 
     def attention(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
         given = args[0] if args else kwargs["hidden_states"]
         queries = given.numel() // given.shape[1 if given.ndim == 4 else -1]
         text = kwargs.get("encoder_hidden_states")
         keys = queries // given.shape[0] if text is None else text.shape[1]
-        counts.append(2 * queries * keys * module.to_q.out_features)
+        counts["attention"] += 2 * queries * keys * module.to_q.out_features
 
     counted = {nn.Conv2d: conv, nn.Linear: linear, Attention: attention}
     handles = [

@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from search_spaces.candidate import Candidate
-from search_spaces.space import load_space
+from search_spaces.space_file import load_space
 from search_spaces.standard import NotStandard, to_diffusers, why_not_standard
 from search_spaces.surgery import assemble, stage_names
 from search_spaces.unet import StagedUNet

@@ -81,3 +81,16 @@ def test_reader_and_schema_accept_the_same(stages: dict[str, object]) -> None:
     data = {"name": "a", "options": {"E1": ["R"], "deep": ["none"], "D1": ["R"], **stages}}
     VALIDATOR.validate(data)
     assert parse_space("a.yaml", yaml.safe_dump(data, sort_keys=False)).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"), [("a_B.c-2", True), ("../a", False), ("a/b", False), (".a", False), ("", False)]
+)
+def test_reader_and_schema_agree_on_names(name: str, legal: bool) -> None:
+    data = {"name": name, "options": {"E1": ["R"], "deep": ["none"], "D1": ["R"]}}
+    assert VALIDATOR.is_valid(data) == legal
+    if legal:
+        assert parse_space("a.yaml", yaml.safe_dump(data, sort_keys=False)).name == name
+    else:
+        with pytest.raises(UserError, match=r"a\.yaml:1: name: "):
+            parse_space("a.yaml", yaml.safe_dump(data, sort_keys=False))

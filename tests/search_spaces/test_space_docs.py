@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from nas.random_teacher import TOY_UNET
+from nas.random_teacher import TOY_UNET, TOY_VAE
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
-from search_spaces.space_file import load_space, parse_space, preset_names
+from search_spaces.space_file import load_space, preset_names
 from search_spaces.starting_space import starting_space
+from search_spaces.teacher_fit import load_fitting_space
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-search-space.md").read_text(encoding="utf-8")
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)]
@@ -41,10 +42,15 @@ def test_the_presets_are_all_listed_with_their_sizes() -> None:
     }
 
 
-def test_the_error_is_the_one_shown() -> None:
+def test_the_errors_are_the_ones_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with torch.device("meta"):
-        text = starting_space(UNet2DConditionModel(**TOY_UNET), 4, "my_space")
-    wrong = text.replace("    # resnet_width: [1, 0.5]", "    resnet_width: [1, 1.5]", 1)
-    with pytest.raises(UserError) as caught:
-        parse_space("my_space.yaml", wrong)
-    assert f"nanosd: {caught.value}\n" in PAGE
+        unet, vae = UNet2DConditionModel(**TOY_UNET), AutoencoderKL(**TOY_VAE)
+    text = starting_space(unet, vae, "my_space")
+    for wrong in ("1.5", "0.3"):
+        Path("my_space.yaml").write_text(
+            text.replace("    # resnet_width: [1, 0.5]", f"    resnet_width: [1, {wrong}]", 1)
+        )
+        with pytest.raises(UserError) as caught:
+            load_fitting_space("my_space.yaml", unet, vae)
+        assert f"nanosd: {caught.value}\n" in PAGE

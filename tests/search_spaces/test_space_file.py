@@ -55,9 +55,13 @@ def test_a_good_file_is_what_it_says(tmp_path: Path) -> None:
         ("R.x.RR]", "R.y.RR]", "5: deep: 'y' is not a word"),
         ("R.x.RR]", "R.RR]", "5: deep: 'R.RR' is no option; write 'none' or three words"),
         ("R.x.RR]", "R.x.RR_w0.5]", "5: deep: word 'R.x.RR_w0.5' names internals"),
-        ("[1, 0.5]", "[1, 1.5]", "6: deep.resnet_width: 1.5 is not legal; legal are shares of the teacher's, above 0"),
-        ("[1, 0.5]", "[1, true]", "6: deep.resnet_width: True is not legal; legal are shares"),
-        ("[1, 0.5]", "[1, .nan]", "6: deep.resnet_width: nan is not legal; legal are shares"),
+        (
+            "[1, 0.5]",
+            "[1, 1.5]",
+            "6: deep.resnet_width: 1.5 is not legal; legal are shares of the teacher's from 0.0001 to 1",
+        ),
+        ("[1, 0.5]", "[1, true]", "6: deep.resnet_width: true is not legal; legal are shares"),
+        ("[1, 0.5]", "[1, .nan]", "6: deep.resnet_width: \\.nan is not legal; legal are shares"),
         ("[1, 0.5]", "[]", "6: deep.resnet_width: is empty; give at least one"),
         ("resnet_width", "resnet_widht", "6: deep.resnet_widht: there is no such key; legal are word, resnet_width"),
         ("R@3]", "RR@3+1]", "7: D1: 'RR@3\\+1' must name 2 of the skips 1 to 9, in rising order"),
@@ -72,15 +76,91 @@ def test_a_good_file_is_what_it_says(tmp_path: Path) -> None:
         ("R-none-R@3", "R-none-RR", "13: candidate small: option 'RR' of stage D1 is not in search space 'two'"),
         ("R-none-R@3", "R-R@3", "13: candidate small: candidate 'R-R@3.*' has 5 options"),
         ("name: two", "name: [two", "2: is not YAML: .*expected ',' or ']'"),
-        ("name: two", "name: 2", "1: name: 2 is not legal; legal is a valid string"),
+        ("name: two", "name: 2", "1: name: 2 is not legal; legal is text, in quotes if need be"),
+        (
+            "name: two",
+            "name: ../two",
+            r"1: name: '../two' is not legal; legal are up to 100 letters, digits, '_', '\.'",
+        ),
+        ("name: two", "name: a/../../two", "1: name: 'a/../../two' is not legal"),
+        ("name: two", "name: .two", "1: name: '.two' is not legal; .*, the first a letter or digit"),
+        ("name: two", 'name: "two\\n"', r"1: name: 'two\\n' is not legal"),
+        ("name: two", "name: ''", "1: name: '' is not legal"),
+        ("name: two", f"name: {'x' * 101}", "1: name: 'xxx.* is not legal"),
         ("name: two", "name: 2024-13-45", "1: is not YAML: '2024-13-45' cannot be read"),
-        ("name: two", "name: !!python/object:os.system x", "1: is not YAML: could not determine a constructor"),
-        ("name: two", "nam: two", r"1: name: is missing; add it \(and 1 more after this\)"),
+        (
+            "name: two",
+            "name: !!python/object:os.system x",
+            "1: '!!python/object:os.system' is no type of a",
+        ),
+        ("name: two", "nam: two", "1: nam: there is no such key; legal are name, description, options, candidates$"),
+        ("name: two", "name: 2024-01-01", "1: name: 2024-01-01 is not legal; legal is text, in quotes if need be"),
+        ("RARA, RA, R]", "RARA, '']", "3: E1: '' is not legal; legal is text of at least one letter"),
+        ("RARA, RA, R]", "!!binary Ug==]", "3: '!!binary' is no type of a search space"),
+        ("[RARA, RA, R]", "!!set {R, RA}", "3: '!!set' is no type of a search space"),
+        ("[RARA, RA, R]", "{}", r"3: E1.word: is missing; add it$"),
+        (
+            "RARA, RA, R]",
+            f"{'R' * 100_000}]",
+            r"3: E1: 'R{59}\.\.\.R{16}' has 100,000 R; legal are words of at",
+        ),
+        ("RARA, RA, R]", "R_w0.49999999]", "3: E1: .*resnet_width 0.49999999 has too many digits; write 0.5"),
+        ("RARA, RA, R]", "R_w0.00001]", "3: E1: .*resnet_width 1e-05 is not a share .* ratios from 0.0001 to 1"),
+        ("RARA, RA, R]", "R_w\u0660.\u0665]", "3: E1: 'w\u0660.\u0665' in 'R_w\u0660.\u0665' is unknown"),
+        ("R@3]", "R@\u0663]", "7: D1: 'R@\u0663' names no skips after '@'"),
+        ("[1, 0.5]", "[0.5, 0.49999999]", "6: deep.resnet_width: 0.49999999 is not legal; .* at most six digits"),
+        ("[1, 0.5]", "[1, 0.99999999]", "6: deep.resnet_width: 0.99999999 is not legal; .* at most six digits"),
+        ("[1, 0.5]", "[0.00001]", "6: deep.resnet_width: 1.0e-05 is not legal; .* from 0.0001 to 1"),
+        ("[1, 0.5]", "[5e-1]", "6: deep.resnet_width: '5e-1' is text to YAML; write 0.5, without quotes or exponent"),
+        ("[1, 0.5]", "[0:30.5]", "6: '0:30.5' is another number to YAML than to most readers"),
+        ("resnet_width: [1, 0.5]", "conv: [full, full]", "6: deep.conv lists 'full' twice; list it once"),
+        ("[3, 1]]", "[3, 01]]", "11: '01' is another number to YAML than to most readers; write it in plain digits"),
+        ("[3, 1]]", "[3, 0x10]]", "11: '0x10' is another number to YAML"),
+        ("kind: [teacher", "kid: [teacher", "9: VE.kid: there is no such key; legal are kind, width, depth"),
+        ("  small", "  sm all", "13: candidates: 'sm all' is not legal; legal are up to 100 letters"),
+        ("  small", '  "sm\\nall"', r"13: candidates: 'sm\\nall' is not legal"),
+        ("  small", "  ''", "13: candidates: '' is not legal"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(old: str, new: str, expected: str) -> None:
     assert GOOD.count(old) == 1, old
     assert re.match(f"space.yaml:{expected}", refusal(GOOD.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("deep: [none]", "2: options: stages are deep; a U-Net has E1, deep and D1 at least"),
+        ("VE: [teacher]", "2: options: stages are VE VD steps; a U-Net has E1, deep and D1 at least"),
+        ("E1: {kind: [tiny]}", "3: E1.kind: there is no such key; legal are word, resnet_width"),
+        ("VE: {}", "3: VE.width: is missing; add it"),
+        ("steps: {}", r"3: steps: \{\} is no list; write step counts in brackets, such as \[1, 2\]"),
+        ("steps: [1.5]", "3: steps: 1.5 is not legal; legal are whole numbers from 1 to 1000"),
+        ("steps: ['\u0661']", "3: steps: '\u0661' is no step count"),
+        ("E10: [R]", "3: unknown stage 'E10'; stages are E1, E2, .*, up to E9"),
+        ("F1: {}", "3: unknown stage 'F1'"),
+        (f"VE: [{'.'.join(['8x1'] * 40)}]", "3: VE: 40 levels are too many; legal are at most 9"),
+    ],
+)
+def test_what_is_wrong_with_the_stages_is_named(options: str, expected: str) -> None:
+    assert re.match(f"space.yaml:{expected}", refusal(f"name: a\noptions:\n  {options}\n"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        f"  E1: [{', '.join(['R', 'RA'] * 9_500)}]",
+        f"  E1: [{', '.join(f'X{i}' for i in range(19_000))}]",
+        "".join(f"  k{i}: [R]\n" for i in range(5_000)),
+        f"  E1:\n    word: [{', '.join(f'X{i}' for i in range(1_000))}]\n"
+        f"    heads: [{', '.join(f'0.{i}' for i in range(101, 290) if i % 10)}]",
+    ],
+    ids=["repeated", "wrong", "unknown-stages", "wrong-words-of-many-options"],
+)
+def test_many_problems_are_found_quickly(options: str) -> None:
+    start = time.perf_counter()
+    assert len(refusal(f"name: a\noptions:\n{options}\n")) < 300
+    assert time.perf_counter() - start < 10  # a time that grows with the square would be minutes
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text", "3"])

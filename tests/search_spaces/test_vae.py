@@ -28,7 +28,7 @@ from search_spaces.vae_option import TEACHER, TinyLevel, parse_vae_option, vae_t
 if TYPE_CHECKING:
     from nas.teacher import Teacher
 
-PAPER = "64x1.64x3.64x3.64x3"  # the fixed 64-channel student of NanoSD, arXiv 2601.09823
+TAESD = "64x1.64x3.64x3.64x3"  # widths and depths of diffusers' AutoencoderTiny
 SMALL = "8x1.12x2.4x1.16x1"
 PAIRS = [(TEACHER, TEACHER), (SMALL, TEACHER), (TEACHER, SMALL), (SMALL, "4x2.8x1.8x1.12x1")]
 
@@ -96,11 +96,11 @@ def test_published_parameter_counts(sd15_vae: AutoencoderKL) -> None:
     with torch.device("meta"):
         tiny = AutoencoderTiny()
     assert num_params(tiny) == 2_445_063
-    encoder, decoder = (build_vae_stage(sd15_vae, stage, PAPER) for stage in ("VE", "VD"))
+    encoder, decoder = (build_vae_stage(sd15_vae, stage, TAESD) for stage in ("VE", "VD"))
     # Ours gives mean and log-variance, TAESD's one code: 4 more output channels of 64 x 3 x 3 weights and a bias.
     assert num_params(encoder) == num_params(tiny.encoder) + 4 * (64 * 9 + 1)
     assert num_params(decoder) == num_params(tiny.decoder)
-    assert num_params(assemble_vae(sd15_vae, pipeline(PAPER, PAPER))) == num_params(tiny) + 4 * (64 * 9 + 1)
+    assert num_params(assemble_vae(sd15_vae, pipeline(TAESD, TAESD))) == num_params(tiny) + 4 * (64 * 9 + 1)
 
 
 @settings(max_examples=30)
@@ -342,7 +342,7 @@ def test_unsupported_teachers_are_refused(vae: AutoencoderKL) -> None:
 
 
 def test_a_candidate_splits_into_unet_and_vae() -> None:
-    whole = pipeline(SMALL, PAPER, "2")
+    whole = pipeline(SMALL, TAESD, "2")
     assert whole.is_pipeline and not whole.unet.is_pipeline
     assert whole.unet == Candidate.from_id("RA-RA-RA-none-RARA-RARA-RARA")
     assert Candidate.from_id(whole.id) == whole and whole.unet.unet == whole.unet

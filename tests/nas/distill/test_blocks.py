@@ -8,7 +8,8 @@ from nas.distill.blocks import distill_blocks, load_blocks, read_results, save_r
 from nas.distill.features import relative_loss, stage_context, teacher_targets, upsampled_size
 from nas.distill.settings import DistillSettings
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 from search_spaces.surgery import assemble, build_stage, teacher_candidate
 
 SETTINGS = DistillSettings(steps=6, batch_size=4, checkpoint_every=2, learning_rate=1e-3)
@@ -173,6 +174,24 @@ def test_deep_options_are_trained_and_then_d3_keeps_the_teachers_input(tmp_path,
     assert list(results) == [("deep", "R.x.RR")]
     result = results["deep", "R.x.RR"]
     assert result.last_loss < result.first_loss and bank.has(result.key)
+
+
+def test_slimmer_layers_learn_too(tmp_path, teacher, batches):
+    words = teacher_candidate(teacher.unet).options
+    options = {stage: (word,) for stage, word in words.items()}
+    options |= {"E2": ("RARA", "RARA_w0.5_sep", "R_w0.5"), "deep": ("RR.RAR.RRR", "R.RAR.RR_w0.5_self")}
+    space = SearchSpace(name="inner", options=options | {"D1": ("RARARA", "RARARA_h0.5_cross")})
+    results, bank = run(teacher, space, batches, tmp_path, SETTINGS.model_copy(update={"steps": 20}))
+    assert list(results) == [
+        ("E2", "RARA_w0.5_sep"), ("E2", "R_w0.5"), ("deep", "R.RAR.RR_w0.5_self"), ("D1", "RARARA_h0.5_cross")
+    ]  # fmt: skip
+    for result in results.values():
+        assert result.status == "trained" and result.last_loss < result.first_loss
+    blocks = load_blocks(teacher.unet, results, bank)
+    candidate = teacher_candidate(teacher.unet)
+    for stage, option in results:
+        net = assemble(teacher.unet, candidate.replace(stage, option), blocks)
+        assert net.stages[stage] is blocks[stage, option]
 
 
 def test_groups_of_two_give_the_same_weights(tmp_path, teacher, space, batches, finished):

@@ -13,9 +13,11 @@ import torch
 from experiments.exits import run_app
 from nas.export.build import CANDIDATE_FILE, build_candidate, find_candidate
 from nas.export.inputs import unet_inputs
+from nas.export.load import load_variant
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 from search_spaces.surgery import assemble
 from search_spaces.vae import StagedVAE, assemble_vae
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 STANDARD = "RA-RA-RA-none-RARA-RARA-RARA"
 STAGED = "RA-RR-R-none-RAR-RA-R@3"
+SLIM = "R_w0.5_sep-RA_w0.5_f0.5_h0.5_self-RR_w0.5-RR.RAR.RRR-RRA_h0.5_cross-RA_h0.5-RA@3"
 TINY = "8x1.12x2.4x1.16x1"
 PIPELINE = f"{STAGED}-{TINY}-teacher-2"
 
@@ -45,7 +48,7 @@ def load(home: str, folder: Path) -> Any:
     return getattr(import_module(module), name).from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", [STANDARD, STAGED])
+@pytest.mark.parametrize("name", [STANDARD, STAGED, SLIM])
 def test_the_unet_on_disk_is_the_candidate(teacher: Teacher, tmp_path: Path, name: str) -> None:
     candidate = Candidate.from_id(name)
     built = build_candidate(teacher, candidate, tmp_path / "out")
@@ -99,6 +102,13 @@ def test_a_candidate_is_found_by_id_name_and_file(teacher: Teacher, tmp_path: Pa
     assert find_candidate(str(file), teacher) == find_candidate(str(file), teacher, space) == candidate
 
 
+def test_a_name_without_its_space_says_what_to_add(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match=r"'bk-sdm-tiny' is a name, not an id; .* add --space bk-sdm "):
+        find_candidate("bk-sdm-tiny", teacher)
+    with pytest.raises(UserError, match=r"'nobodys' has 1 options; legal .* such as RA-RA-RA-none-RA-RA-RA$"):
+        find_candidate("nobodys", teacher)
+
+
 def test_an_id_too_long_for_a_file_name_is_an_id(teacher: Teacher) -> None:
     levels = ".".join(["1000x10"] * 40)
     name = f"{STAGED}-{levels}-{levels}-1"
@@ -111,6 +121,7 @@ def test_an_id_too_long_for_a_file_name_is_an_id(teacher: Teacher) -> None:
         ("nope", "names no candidate 'nope'; legal are: small"),
         ("R-R", "has 2 options; legal is one per stage"),
         (STANDARD, "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1-VE-VD-steps"),
+        (STAGED, f"such as {STAGED}-teacher-teacher-1"),
         (f"{STANDARD}-teacher-teacher-1", "is not in search space 'joint'"),
         ("gone.json", "candidate file gone.json does not exist"),
         ("folder/gone", "candidate file folder/gone does not exist"),
@@ -183,13 +194,48 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "is not empty" in capsys.readouterr().err
     again = tmp_path / "again"
     assert run_app(app, ["build", str(out / CANDIDATE_FILE), "-o", str(again)]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    names: dict[str, Any] = {}
-    exec(line, names)  # the line that the command prints for its user
+    names = run_printed(capsys.readouterr().out)
     assert sum(p.numel() for p in names["unet"].parameters()) == printed["num_params"]["unet"]
 
 
-@pytest.mark.parametrize("command", [["search", "--run"], ["calibrate", "--out"], ["calibrate", "--dry-run", "--out"]])
+def run_printed(output: str) -> dict[str, Any]:
+    """Run the Python that the command prints for its user; the names that it leaves."""
+    names: dict[str, Any] = {}
+    code = output[output.index("from ") :]
+    exec(code, names)
+    return names
+
+
+@pytest.mark.parametrize("candidate", [PIPELINE, STANDARD, f"{STANDARD}-teacher-teacher-1"])
+def test_what_it_prints_makes_pictures(
+    teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str], candidate: str
+) -> None:
+    from experiments.cli import app
+
+    out = tmp_path / "it's"
+    assert run_app(app, ["build", candidate, "-o", str(out)]) == 0
+    names = run_printed(capsys.readouterr().out)
+    pipeline = names["pipeline"]
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert pipeline.unet is names["unet"] and pipeline.vae is names.get("vae", pipeline.vae)
+    assert names["image"].size == (teacher.image_size, teacher.image_size)
+    with pytest.raises(UserError, match="networks written by `nanosd build`; load those with the classes"):
+        load_variant(out)
+    usual = tmp_path / "usual"
+    usual.touch()
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) >= 3 and {path.stat().st_mode for path in files} == {usual.stat().st_mode}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "--run"],
+        ["search", "--dry-run", "--run"],
+        ["calibrate", "--out"],
+        ["calibrate", "--dry-run", "--out"],
+    ],
+)
 def test_runs_refuse_spaces_of_pipelines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from nas.export.folders import publish_folder
 from search_spaces.errors import UserError
@@ -53,6 +56,23 @@ def test_a_foreign_folder_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an exported variant: legal is"):
         publish_folder(tmp_path, writer("x"), ours)
     assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_are_as_the_umask_has_them(tmp_path: Path, umask: int, mode: int) -> None:
+    def write(folder: Path) -> None:
+        (folder / "unet").mkdir()
+        save_file({"a": np.zeros(3)}, folder / "unet" / "weights.safetensors")
+        (folder / "mark").write_text("x")
+        (folder / "mark").chmod(0o600)
+
+    before = os.umask(umask)
+    try:
+        publish_folder(tmp_path / "v", write, ours)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "v").rglob("*") if path.is_file()}
+    assert modes == {"weights.safetensors": mode, "mark": mode}
 
 
 def test_an_empty_folder_is_used(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_a_place_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture
     assert "cannot be written" in refused(capsys, "search", "--run", blocked / "run")
 
 
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    from nas.atomic import write_bytes
+
+    (tmp_path / "file").write_text("")
+    for below in ("x.json", "deeper/x.json"):
+        with pytest.raises(UserError) as caught:
+            write_bytes(tmp_path / "file" / below, b"")
+        assert str(caught.value).endswith("/file is no folder; choose another place") == (below == "x.json")
+        assert str(caught.value).startswith(f"cannot write {tmp_path}/file/{below}: {tmp_path}/file")
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}: Is a directory; choose another place$"):
+        write_bytes(tmp_path, b"")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_only_a_run_is_resumed(tmp_path: Path, begun: bool) -> None:
+    from experiments.exits import resumable
+    from nas.atomic import write_bytes
+
+    if begun:
+        (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught, resumable(tmp_path):
+        write_bytes(tmp_path / "file" / "x.json", b"")
+    assert (f"then `nanosd resume {tmp_path}`" in str(caught.value)) == begun
+
+
 CAN_MOUNT = os.geteuid() == 0 and shutil.which("mount") is not None
 
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from nas.pareto import front
 from nas.search import warm_start
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 SPACE = load_space("nanosd")
 WEIGHTS = np.array([8.0, 4, 2, 1, 2, 4, 8])

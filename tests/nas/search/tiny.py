@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from nas.search import KnownCosts, SweepSettings, run_sweep
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 SPACE = load_space("nanosd")
 SMALL = SearchSpace(name="small", options={"E1": ("RARA", "RA", "R"), "deep": ("none",), "D1": ("RARA", "R")})

@@ -8,8 +8,17 @@ from typing import Annotated
 import typer
 
 from experiments.output import print_json, print_rows
+from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 
+# A measurement's words for what costs count bytes of.
+_PRECISIONS = {
+    "float32": Precision.FP32,
+    "float16": Precision.FP16,
+    "bfloat16": Precision.FP16,
+    "w8a16": Precision.W8A16,
+    "w8a8": Precision.W8A8,
+}
 MaxOf = typer.Option(min=0, help="Count the candidates with at most this.")
 
 
@@ -17,17 +26,25 @@ def profile(
     space: Annotated[str, typer.Argument(help="Search-space preset or YAML file.")] = "nanosd",
     teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
     device: Annotated[Path | None, typer.Option(help="Device profile (JSON): adds predicted latency.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Of weights and activations, for bytes.")] = Precision.W8A16,
-    latent_size: Annotated[int | None, typer.Option(min=1, help="Of the latents; without it the teacher's.")] = None,
-    num_tokens: Annotated[int | None, typer.Option(min=1, help="Of the text; without it the teacher's.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 1,
+    precision: Annotated[
+        Precision | None, typer.Option(help="For bytes; without it the device profile's, or w8a16.")
+    ] = None,
+    latent_size: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of the latents; without it the teacher's.")
+    ] = None,
+    num_tokens: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Of the text; without it the teacher's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Samples in one forward pass.")] = 1,
     max_params: Annotated[float | None, MaxOf] = None,
     max_macs: Annotated[float | None, MaxOf] = None,
     max_weight_bytes: Annotated[float | None, MaxOf] = None,
     max_traffic_bytes: Annotated[float | None, MaxOf] = None,
     max_peak_bytes: Annotated[float | None, MaxOf] = None,
     max_latency_ms: Annotated[float | None, MaxOf] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Page (HTML) to write; default: SPACE.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Page (HTML) to write; default: the name of the space, here.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Say what a space reaches: range of every cost, candidates within budgets, what each stage takes."""
@@ -35,18 +52,45 @@ def profile(
 
     quiet()
     from latency_predictors.profile import DeviceProfile
-    from nas.report.space_page import between, candidates_within, title, write_space_page, written
+    from nas.report.space_page import (
+        between,
+        budget_title,
+        candidates_within,
+        looked_at,
+        share_within,
+        title,
+        write_space_page,
+        written,
+    )
     from nas.space_profile import profile_space
     from nas.teacher import load_shapes, load_teacher, num_text_tokens
     from search_spaces.costs import CostTable
-    from search_spaces.space import load_space
+    from search_spaces.space_file import load_space
 
     chosen, device_profile = load_space(space), None if device is None else DeviceProfile.load(device)
     unet, vae = load_shapes(teacher)
-    size = latent_size or int(unet.config.sample_size)
+    size = latent_size or unet.config.sample_size
+    if isinstance(size, list):
+        size = tuple(size)
+    if not isinstance(size, int) and not (isinstance(size, tuple) and len(size) == 2):
+        raise UserError(
+            f"teacher {teacher!r}: sample_size {size!r} of its U-Net is no latent size; give one with --latent-size"
+        )
+    tokens = num_tokens or num_text_tokens(teacher)
     if device_profile is not None:
-        device_profile.check(chosen, load_teacher(teacher).key, size)
-    table = CostTable.from_unet(unet, chosen, size, num_tokens or num_text_tokens(teacher), batch, vae=vae)
+        measured = _PRECISIONS[device_profile.precision]
+        for name, given, legal in (
+            ("--precision", precision or measured, measured),
+            ("--batch", batch, 1),
+            ("--num-tokens", tokens, device_profile.num_tokens),
+        ):
+            if given != legal:
+                raise UserError(
+                    f"{name} {given}: the device profile was measured with {legal}; leave {name} out, or the profile"
+                )
+        precision = measured
+        device_profile.check(chosen, load_teacher(teacher).key, size if isinstance(size, int) else None)
+    table = CostTable.from_unet(unet, chosen, size, tokens, batch, vae=vae)
     budgets: Mapping[str, float | None] = {
         "num_params": max_params,
         "num_macs": max_macs,
@@ -56,14 +100,16 @@ def profile(
         "latency_ms": max_latency_ms,
     }
     found = profile_space(
-        table, precision, device_profile, {name: limit for name, limit in budgets.items() if limit is not None}
+        table,
+        precision or Precision.W8A16,
+        device_profile,
+        {name: limit for name, limit in budgets.items() if limit is not None},
     )
     page = write_space_page(found, out or Path(f"{chosen.name}.html"))
     if json:
         print_json({**dataclasses.asdict(found), "page": page})
         return
-    looked = "all" if found.counted else f"a sample of {found.num_looked_at:,}"
-    print(f"{found.space}: {found.num_candidates:,} candidates; costs of {looked}, {found.precision.value}")
+    print(f"{found.space} ({found.precision.value}). {looked_at(found)}")
     print_rows(
         [
             {
@@ -84,10 +130,11 @@ def profile(
     print_rows(
         [
             {
-                "budget": title(b.budget),
-                "at most": written(b.budget, b.limit),
-                "candidates": candidates_within(b.num_candidates, b.num_low, b.num_high),
-                "share": f"{100 * b.share:.2f} %",
+                "budget": budget_title(b),
+                "at most": None if b.cost is None else written(b.cost, b.limit),
+                "candidates within": candidates_within(b),
+                "share": share_within(b, found.num_candidates),
+                "candidate": b.example,
             }
             for b in found.budgets
         ]
@@ -98,6 +145,7 @@ def profile(
                 "stage": s.stage,
                 "teacher's params": f"{100 * s.teacher_params:.1f} %",
                 "teacher's MACs": f"{100 * s.teacher_macs:.1f} %",
+                "teacher's latency": None if s.teacher_latency is None else f"{100 * s.teacher_latency:.1f} %",
                 "options' params": between(s.smallest_option_params, s.largest_option_params),
                 "options' MACs": between(s.smallest_option_macs, s.largest_option_macs),
             }

@@ -1,0 +1,270 @@
+"""What is known of a new device's latencies before the first one is measured there.
+
+The prior is a Gaussian process on log latency. Its mean is the average of the source devices' log latencies; where
+there are none, the logarithm of a roofline. Its covariance is a sum of five parts, each with a variance:
+
+    constant                           the device's speed; wide
+    mean x mean                        slope against the prior mean
+    deviations x deviations / S        how source devices differ from their average: a new one differs in the same ways
+    intensities x intensities / K      other rates than the source devices
+    exp(-4 x Hamming distance)         what structure does beyond sums
+    noise                              repeatability
+
+Intensities are kernel sums, and a constant, over the prior mean (each relative to its average, then standardised): a
+device whose latency is a sum of kernel sums over rates differs from the prior mean, to first order in the logarithm,
+by a linear function of them. Kernel sums themselves did worse (leave-one-device-out over the 13 devices of each public
+table, MAPE of the Gaussian process at n = 10 / 20: FBNet 3.14 / 2.84 against 3.08 / 2.79, NAS-Bench-201 7.39 / 6.40
+against 7.21 / 6.20).
+
+The variances are hyperparameters. Each source device in turn plays the new one and yields one setting of them by
+maximum marginal likelihood (Rasmussen and Williams 2006, eq. 5.8 and 5.9); twice, with all other devices as sources
+and with the less similar half of them, so that devices without a near relative are prepared for. A fit weights the
+settings by the marginal likelihood of its measurements (gp.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict
+
+from latency_predictors.models.base import Array, Digits, Inputs, Matrix, Vector
+from search_spaces.errors import UserError
+
+CONSTANT_VARIANCE = 100.0
+#: Of the slope, the deviations, the intensities, the structure and the noise, in log(ms)^2: where learning starts, and
+#: the centre of a weak log-normal hyperprior.
+_START = np.array([0.3, 0.3, 3e-4, 3e-4, 1e-3])
+_HYPERPRIOR_STD = 3.0
+_LOG_BOUNDS = (-21.0, 5.0)
+#: Without source devices nothing can be learned: rates unknown within 10 to 100 %, noise 1 to 10 %.
+_DEFAULT = np.array(
+    [[0.1, 0.0, rates, 0.1 * rates, noise] for rates in (0.01, 0.1, 1.0) for noise in (1e-4, 1e-3, 1e-2)]
+)
+_LENGTH = 4.0
+_NUM_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Features:
+    """N networks as the covariance sees them."""
+
+    mean: Array
+    slope: Array
+    deviations: Array
+    intensities: Array
+    structure: Digits | None
+
+    def parts(self, other: Features) -> Array:
+        """The unscaled covariance parts (5, N, M) between these networks and the others."""
+        own = self.structure
+        if own is None or other.structure is None:
+            structure = np.zeros((len(self.mean), len(other.mean)))
+        else:
+            # The longer axis last and one decision at a time: five times as fast as comparing (N, M, D) at once.
+            different = np.zeros((len(other.mean), len(own)))
+            for mine, theirs in zip(np.ascontiguousarray(own.T), other.structure.T, strict=True):
+                different += theirs[:, None] != mine
+            structure = np.exp(-_LENGTH / own.shape[1] * different.T)
+        return np.stack(
+            [
+                np.full(structure.shape, CONSTANT_VARIANCE),
+                np.outer(self.slope, other.slope),
+                self.deviations @ other.deviations.T,
+                self.intensities @ other.intensities.T,
+                structure,
+            ]
+        )
+
+    def diagonal(self) -> Array:
+        """The unscaled covariance parts (5, N) of each network with itself."""
+        ones = np.ones(len(self.mean))
+        return np.stack(
+            [
+                CONSTANT_VARIANCE * ones,
+                self.slope**2,
+                (self.deviations**2).sum(1),
+                (self.intensities**2).sum(1),
+                0.0 * ones if self.structure is None else ones,
+            ]
+        )
+
+
+class LatencyPrior(BaseModel):
+    """The prior, as data: how features are scaled, and the settings of the variances.
+
+    source_log_ms: mean log latency of every source device (S,); empty where there are none.
+    kernel_mean: (K,) mean kernel sums of the candidates.
+    intensity_mean, intensity_std: (K + 1,) over the candidates.
+    kernel_cost_ms: (K,) ms per unit of a kernel sum, for the roofline that is the mean without source devices.
+    variances: (settings, 5) of slope, deviations, intensities, structure and noise, in log(ms)^2.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernel_names: tuple[str, ...]
+    source_log_ms: Vector
+    kernel_mean: Vector
+    intensity_mean: Vector
+    intensity_std: Vector
+    kernel_cost_ms: Vector
+    variances: Matrix
+
+    @property
+    def num_sources(self) -> int:
+        """Number of source devices."""
+        return len(self.source_log_ms)
+
+    @cached_property
+    def scales(self) -> tuple[Array, Array]:
+        """(typical latencies in ms of the source devices (S,), typical kernel sums (K,))."""
+        return np.exp(np.array(self.source_log_ms)), np.array(self.kernel_mean)
+
+    def features(self, inputs: Inputs) -> Features:
+        """The networks as the covariance sees them; UserError when kernels or sources are not the prior's."""
+        if inputs.kernel_names != self.kernel_names or inputs.num_sources != self.num_sources:
+            raise UserError(
+                f"prior: kernels {', '.join(inputs.kernel_names)} and {inputs.num_sources} source devices given; it "
+                f"was learned on {', '.join(self.kernel_names)} and {self.num_sources}; give those"
+            )
+        mean, slope, deviations = self._shape(inputs)
+        std = np.array(self.intensity_std)
+        # An intensity that is the same for all candidates tells them apart no more than the constant does.
+        unit = np.where(std > 1e-12, 1.0 / np.maximum(std, 1e-12), 0.0) / np.sqrt(len(std))
+        intensities = (self._intensities(inputs, slope) - np.array(self.intensity_mean)) * unit
+        return Features(mean, slope, deviations, intensities, inputs.structure)
+
+    def _shape(self, inputs: Inputs) -> tuple[Array, Array, Array]:
+        """Prior mean in log ms (N,), the same around its average over the candidates, deviations (N, S)."""
+        if inputs.sources is None:
+            costs = np.array(self.kernel_cost_ms)
+            typical = np.array(self.kernel_mean) @ costs
+            # A network without any kernel has no logarithm; a millionth of the typical one's cost is as good as none.
+            mean = np.log(np.maximum(inputs.kernels @ costs, 1e-6 * typical))
+            return mean, mean - np.log(typical), np.zeros((len(inputs), 0))
+        centred = np.log(inputs.sources) - np.array(self.source_log_ms)
+        mean = centred.mean(1)
+        return mean, mean, (centred - mean[:, None]) / np.sqrt(self.num_sources)
+
+    def _intensities(self, inputs: Inputs, slope: Array) -> Array:
+        typical = np.array(self.kernel_mean)
+        relative = inputs.kernels / np.where(typical > 0, typical, 1.0)
+        return np.column_stack([relative, np.ones(len(inputs))]) * np.exp(-slope)[:, None]
+
+
+def unlearned_prior(inputs: Inputs, kernel_cost_ms: ArrayLike | None = None) -> LatencyPrior:
+    """A prior with default variances, scaled on the candidates `inputs`.
+
+    kernel_cost_ms: (K,) from a spec sheet, see roofline.py; by default every kernel has the same share of the latency
+        of an average candidate.
+    """
+    mean = inputs.kernels.mean(0)
+    if not mean.any():
+        raise UserError("kernels: every sum of every network is 0; give networks that compute something")
+    cost = np.where(mean > 0, 1.0 / np.where(mean > 0, mean, 1.0), 0.0) if kernel_cost_ms is None else kernel_cost_ms
+    prior = LatencyPrior(
+        kernel_names=inputs.kernel_names,
+        source_log_ms=np.zeros(0) if inputs.sources is None else np.log(inputs.sources).mean(0),
+        kernel_mean=mean,
+        intensity_mean=np.zeros(len(mean) + 1),
+        intensity_std=np.ones(len(mean) + 1),
+        kernel_cost_ms=np.asarray(cost, dtype=np.float64),
+        variances=_DEFAULT + (0.0 if inputs.sources is None else np.array([0.0, 0.3, 0.0, 0.0, 0.0])),
+    )
+    intensities = prior._intensities(inputs, prior._shape(inputs)[1])
+    scaled = {"intensity_mean": intensities.mean(0).tolist(), "intensity_std": intensities.std(0).tolist()}
+    return LatencyPrior.model_validate(prior.model_dump() | scaled)
+
+
+def learn_prior(inputs: Inputs, source_measured_ms: ArrayLike, rng: np.random.Generator) -> LatencyPrior:
+    """The prior whose variances are learned leave-one-device-out over the source devices.
+
+    inputs: the candidates that source devices have measured; their `sources` (N, S) are predictions of the source
+        models (onehot.py), free of noise.
+    source_measured_ms: (N, S) the measurements themselves, NaN where there is none.
+    rng: draws the rows to learn from.
+
+    Source devices that have fewer than 20 measurements teach nothing; where no two are left, variances keep defaults.
+    """
+    measured = np.asarray(source_measured_ms, dtype=np.float64)
+    prior = unlearned_prior(inputs)
+    if inputs.sources is None:
+        return prior
+    if measured.shape != inputs.sources.shape:
+        raise UserError(f"source_measured_ms: shape {measured.shape}, needed is {inputs.sources.shape}, as sources")
+    log_sources = np.log(inputs.sources)
+    settings = []
+    for device in range(inputs.num_sources if inputs.num_sources > 1 else 0):
+        rows = _middle(measured[:, device])
+        if len(rows) < 20:
+            continue
+        rows = rng.choice(rows, min(_NUM_ROWS, len(rows)), replace=False)
+        others = [i for i in range(inputs.num_sources) if i != device]
+        alike = [float(np.corrcoef(log_sources[:, i], log_sources[:, device])[0, 1]) for i in others]
+        distant = [others[i] for i in np.argsort(alike)[: max(1, len(others) // 2)]]
+        for sources in (others, distant):
+            given = inputs.with_sources(sources)
+            features = unlearned_prior(given).features(given.rows(rows))
+            settings.append(_most_likely_variances(features, np.log(measured[rows, device]) - features.mean))
+    if not settings:
+        return prior
+    return LatencyPrior.model_validate(prior.model_dump() | {"variances": np.array(settings)})
+
+
+def _middle(latency_ms: Array) -> Digits:
+    """Rows of the middle 80 % of the measured latencies: outliers of a busy device are in the tails."""
+    rows = np.flatnonzero(np.isfinite(latency_ms) & (latency_ms > 0))
+    if not len(rows):
+        return rows
+    low, high = np.quantile(latency_ms[rows], [0.1, 0.9])
+    return rows[(latency_ms[rows] >= low) & (latency_ms[rows] <= high)]
+
+
+def _most_likely_variances(features: Features, residual: Array) -> Array:
+    """Variances (5,) that maximise the marginal likelihood of the log residuals, with a weak hyperprior."""
+    from scipy.optimize import minimize
+
+    parts = features.parts(features)
+    centred = residual - residual.mean()
+    start = np.log(_START)
+
+    def objective(log_variances: Array) -> tuple[float, Array]:
+        value, gradient = negative_log_likelihood(log_variances, parts, centred)
+        away = (log_variances - start) / _HYPERPRIOR_STD
+        return value + 0.5 * float(away @ away), gradient + away / _HYPERPRIOR_STD
+
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[_LOG_BOUNDS] * 5, options={"maxiter": 60})
+    variances: Array = np.exp(found.x)
+    return variances
+
+
+def negative_log_likelihood(log_variances: Array, parts: Array, residual: Array) -> tuple[float, Array]:
+    """-log N(residual; 0, sum of parts) without its constant, and its gradient in the log variances (5,).
+
+    parts: (5, N, N) from Features.parts; residual: (N,).
+    """
+    from scipy.linalg import cho_solve, cholesky
+
+    variances = np.exp(log_variances)
+    factor = cholesky(covariance(variances, parts), lower=True)
+    inverse = cho_solve((factor, True), np.eye(len(residual)))
+    alpha = inverse @ residual
+    weights = inverse - np.outer(alpha, alpha)
+    gradient = [0.5 * v * float(np.sum(weights * part)) for v, part in zip(variances[:4], parts[1:], strict=True)]
+    gradient.append(0.5 * variances[4] * float(np.trace(weights)))
+    return 0.5 * float(residual @ alpha) + float(np.log(np.diag(factor)).sum()), np.array(gradient)
+
+
+def covariance(variances: Array, parts: Array) -> Array:
+    """The covariance (N, N) of measured log latencies, noise included."""
+    total: Array = combine(variances, parts)
+    return total + variances[4] * np.eye(parts.shape[1])
+
+
+def combine(variances: Array, parts: Array) -> Array:
+    """The sum of covariance parts (5, ...) scaled by the variances, without noise."""
+    total: Array = parts[0] + np.tensordot(variances[:4], parts[1:], axes=1)
+    return total
