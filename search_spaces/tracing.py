@@ -14,16 +14,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from search_spaces.kernels import kernel_of, sums_of
+from search_spaces.kernels import Kernel, kernel_of, sums_of
 
 _NORMS = ("aten.native_group_norm", "aten.native_layer_norm")
+_BATCH_NORM = "aten.native_batch_norm"
 
 
 class Step(NamedTuple):
-    """Activations that one operator reads and writes, by their number in the trace."""
+    """One operator: the activations that it reads and writes, by their number in the trace, and its work."""
 
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    kernel: Kernel
+    num_read: int
+    """Activation elements read: of a view, those that it shows."""
+    num_written: int
+    num_weights: int
+    """Elements of parameters and constants read."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,9 @@ def record_operators(function: Callable[[], Any], inputs: Iterable[Tensor]) -> t
     """Run a function and record its operators.
 
     Attention is recorded as a graph without fused operators has it: its scores are written and read. An
-    operator costs nothing that only makes a view, that divides or multiplies by exactly one, or that depends on
-    no input: graph runtimes run none of these. The statistics that norms return for training are left out.
+    operator costs nothing that only makes a view, that divides or multiplies by exactly one, that is a batch norm
+    (folded into the convolution before it), or that depends on no input: graph runtimes run none of these. The
+    statistics that norms return for training are left out.
 
     Args:
         function: runs the network; every tensor in its result (nested tuples, dicts) is an output.
@@ -129,7 +137,8 @@ class Recorder(TorchDispatchMode):
                 self._sizes.append(size)
                 self._heights.append(0)  # internal to the part: nothing outside reads it
         for step in part.steps:
-            self._steps.append(Step(tuple(number[i] for i in step.reads), tuple(number[i] for i in step.writes)))
+            reads, writes = (tuple(number[i] for i in numbers) for numbers in (step.reads, step.writes))
+            self._steps.append(step._replace(reads=reads, writes=writes))
         self._sums.update(part.sums)
 
     def _find(self, tensor: Tensor) -> int | None:
@@ -162,7 +171,7 @@ class Recorder(TorchDispatchMode):
         if not found:
             return
         name = str(func.overloadpacket)
-        results = _tensors(output)[: 1 if name in _NORMS else None]
+        results = _tensors(output)[: 1 if name in (*_NORMS, _BATCH_NORM) else None]
         if not func._schema.is_mutable:
             if _is_identity(name, args):
                 self._alias(results[0], found[0][1])
@@ -176,9 +185,12 @@ class Recorder(TorchDispatchMode):
             height = int(results[0].shape[-2])
         writes = tuple(self._new(r, height) if (n := self._find(r)) is None else n for r in results)
         num_outputs = sum(r.numel() for r in results)
-        traffic = num_outputs + sum(tensor.numel() for tensor, _ in found)
-        self._steps.append(Step(reads, writes))
-        self._sums.update(sums_of(kernel, height, num_outputs, traffic))
+        num_inputs = sum(tensor.numel() for tensor, _ in found)
+        num_weights = sum(tensor.numel() for tensor in given) - num_inputs
+        if name == "aten.embedding":  # reads only the rows that it gives
+            num_weights = num_outputs
+        self._steps.append(Step(reads, writes, kernel, num_inputs, num_outputs, num_weights))
+        self._sums.update(sums_of(kernel, height, num_outputs, num_inputs + num_outputs))
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -191,4 +203,6 @@ def _height(tensor: Tensor) -> int:
 
 
 def _is_identity(name: str, args: tuple[Any, ...]) -> bool:
+    if name == _BATCH_NORM and not args[5]:  # not training: folded into the convolution before it
+        return True
     return name in ("aten.div", "aten.mul") and not isinstance(args[1], Tensor) and args[1] == 1

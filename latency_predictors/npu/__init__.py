@@ -1,0 +1,1 @@
+"""Neural processing units: latency from public whole-model measurements."""

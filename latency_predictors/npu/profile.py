@@ -1,0 +1,184 @@
+"""Profiles of NPUs: a fitted roofline, what it holds for, and how far it was off; JSON that predicts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from latency_predictors.npu.roofline import Attention, Roofline, Work, network_ms, operators_ms
+from search_spaces.errors import UserError
+from search_spaces.precision import Precision
+from search_spaces.space import Indices, SearchSpace
+from search_spaces.tracing import Trace
+from search_spaces.unet import UNet
+from search_spaces.vae import VAE
+from search_spaces.vae_option import STEPS, VAE_STAGES
+
+Floats = NDArray[np.float64]
+
+
+class Error(BaseModel):
+    """Prediction minus measurement of one network, in whole per cent of the measurement."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: str
+    error_pct: int
+
+
+class Published(BaseModel):
+    """A figure that others published and that the fit never saw."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    published_ms: float = Field(gt=0)
+    predicted_ms: float = Field(gt=0)
+    source: str
+
+
+class ErrorStatement(BaseModel):
+    """How far the fit is off on networks that it did not see.
+
+    ``without_diffusion``: fitted without any Stable Diffusion or ControlNet network. ``leave_one_model_out``: fitted
+    without any component of the network's model; the other models' near-identical graphs stay, so that it says
+    how far toolchains scatter as much as how well the model generalises.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    without_diffusion: tuple[Error, ...]
+    leave_one_model_out: tuple[Error, ...]
+    published: tuple[Published, ...]
+
+
+class NpuProfile(BaseModel):
+    """A latency predictor of one NPU from public measurements of whole models; no block was measured on the device.
+
+    Attributes:
+        attention: the export that it holds for.
+        toolchain: compiler and runtime that made the measurements, as far as they say.
+        latent_size: latents (height and width) that its errors were found at; others extrapolate.
+        precision_factors: latency of other precisions relative to ``precision``, medians over networks that have both.
+        training_sha256: of the measurement file; the measurements themselves are not part of the profile.
+        num_networks: fitted measurements.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    device: str
+    soc: str
+    precision: Precision
+    attention: Attention
+    toolchain: str
+    latent_size: PositiveInt
+    roofline: Roofline
+    precision_factors: dict[str, float]
+    training_sha256: str
+    num_networks: PositiveInt
+    errors: ErrorStatement
+    notes: tuple[str, ...]
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> NpuProfile:
+        """A profile that comes with the package, by name (``sm8750-w8a16``), or one from a file.
+
+        Raises:
+            UserError: neither, or a field that does not belong.
+        """
+        shipped = resources.files("latency_predictors") / "profiles"
+        names = {f.name.removesuffix(".json"): f for f in shipped.iterdir() if f.name.endswith(".json")}
+        try:
+            source = names.get(str(name_or_path))
+            text = source.read_text(encoding="utf-8") if source else Path(name_or_path).read_text(encoding="utf-8")
+            return cls.model_validate_json(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"NPU profile {str(name_or_path)!r} cannot be read ({error}); give a file or one of {', '.join(names)}"
+            ) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "content"
+            raise UserError(f"NPU profile {str(name_or_path)!r}: {where}: {first['msg']}; fit it again") from None
+
+    def save(self, path: Path) -> None:
+        """Writes JSON; the file is complete or not there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def trace_ms(self, trace: Trace) -> float:
+        """Latency in ms of a whole recorded network."""
+        return network_ms(self.roofline, Work.of(trace, self.precision, self.attention))
+
+    def tabulate(
+        self, unet: UNet, space: SearchSpace, latent_size: int, num_tokens: int, vae: VAE | None = None
+    ) -> NpuTable:
+        """Latency of every option of a space on a teacher's architecture; only shapes are computed.
+
+        Raises:
+            UserError: options that the teacher does not have, or a space of pipelines without a VAE.
+        """
+        from search_spaces.stage_costs import meta_copy, stage_costs, unet_inputs
+        from search_spaces.tracing import record_operators
+
+        if space.is_pipeline and vae is None:
+            raise UserError(f"search space {space.name!r} is one of pipelines; give vae")
+        costs = stage_costs(unet, space, latent_size, num_tokens, 1, vae)
+
+        def milliseconds(trace: Trace) -> float:
+            return operators_ms(self.roofline, Work.of(trace, self.precision, self.attention))
+
+        options = {
+            stage: np.array([milliseconds(cost.trace) for cost in stage_options])
+            for stage, stage_options in costs.options.items()
+        }
+        # What is outside of the stages is what the whole teacher has more than its stages: latency is additive.
+        meta = meta_copy(unet)
+        inputs = unet_inputs(meta, latent_size, num_tokens, 1)
+        whole = milliseconds(record_operators(lambda: meta(*inputs, return_dict=False), inputs)[0])
+        stages = sum(milliseconds(cost.trace) for stage, cost in costs.teacher.items() if stage not in VAE_STAGES)
+        return NpuTable(space, whole - stages, options, self.roofline.constant_ms)
+
+
+@dataclass(frozen=True)
+class NpuTable:
+    """Predicted latency of every option of a space.
+
+    Attributes:
+        space: the search space.
+        head_ms: the U-Net's input and output convolutions and time embedding.
+        options_ms: per stage an array (options,).
+        constant_ms: once per network that is called: the U-Net, each half of the VAE.
+    """
+
+    space: SearchSpace
+    head_ms: float
+    options_ms: Mapping[str, Floats]
+    constant_ms: float
+
+    def predict(self, matrix: Indices) -> Floats:
+        """Latency in ms (N,) of candidates (N, decisions): one U-Net pass, or one run of the pipeline."""
+        rows = self.space.stage_rows(np.atleast_2d(np.asarray(matrix)))
+        total = np.full(len(rows), self.head_ms + self.constant_ms)
+        once = np.zeros(len(rows))
+        steps = np.ones(len(rows))
+        for column, stage in enumerate(self.space.stages):
+            if stage == STEPS:
+                steps = np.array([float(name) for name in self.space.options[STEPS]])[rows[:, column]]
+            elif stage in VAE_STAGES:
+                once += self.options_ms[stage][rows[:, column]] + self.constant_ms
+            else:
+                total += self.options_ms[stage][rows[:, column]]
+        return total * steps + once
