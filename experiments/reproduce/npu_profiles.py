@@ -26,7 +26,8 @@ from latency_predictors.npu.roofline import Attention, Roofline, Work, fit, netw
 from latency_predictors.npu.zoo import NETWORKS, traced
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
-from search_spaces.space import SearchSpace, load_space
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 
 LATENT_SIZE, NUM_TOKENS = 64, 77
 DIFFUSION_SD, OTHER_SD = 0.1, 0.2
