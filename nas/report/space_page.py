@@ -9,7 +9,8 @@ from nas.plots.format import NONE, count, milliseconds, percent
 from nas.report import page as html
 
 if TYPE_CHECKING:
-    from nas.space_profile import BudgetCount, SpaceProfile
+    from nas.space_budgets import BudgetCount
+    from nas.space_profile import SpaceProfile
 
 
 def written(cost: str, value: float | None) -> str:
