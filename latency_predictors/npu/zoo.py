@@ -128,9 +128,7 @@ def _clip_text(width: int, layers: int, heads: int, act: str) -> Network:
 
 
 def _clip() -> Network:
-    inputs = _image(224) | _tokens(77)
-    vision = {"patch_size": 16}
-    return _transformers("CLIPModel", inputs, vision_config=vision)
+    return _transformers("CLIPModel", _image(224) | _tokens(77), vision_config={"patch_size": 16})
 
 
 def _whisper(width: int, layers: int, mels: int = 80) -> Network:
@@ -189,8 +187,7 @@ def _depth_anything() -> Network:
 
 
 def _resnet(depths: list[int], basic: bool = False) -> Network:
-    widths = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
-    kind = "basic" if basic else "bottleneck"
+    widths, kind = ([64, 128, 256, 512], "basic") if basic else ([256, 512, 1024, 2048], "bottleneck")
     return _transformers(
         "ResNetForImageClassification", _image(224), depths=depths, hidden_sizes=widths, layer_type=kind
     )
