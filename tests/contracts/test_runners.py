@@ -80,10 +80,11 @@ def test_the_unit_is_milliseconds(runner: Runner, tmp_path: Path) -> None:
     assert min(loop_ms) / 10 < median_ms < 10 * max(loop_ms)
 
 
-def test_twice_the_work_takes_about_twice_as_long(runner: Runner, tmp_path: Path) -> None:
-    graphs = {str(n): matmul_chain(tmp_path / f"{n}.onnx", 384, n) for n in (8, 16)}
+def test_sixteen_times_the_work_takes_many_times_as_long(runner: Runner, tmp_path: Path) -> None:
+    graphs = {str(n): matmul_chain(tmp_path / f"{n}.onnx", 384, n) for n in (4, 64)}
     measured = runner.measure(graphs, QUICK)
-    assert 1.3 < measured["16"].median_ms / measured["8"].median_ms < 3.0
+    # Other processes on the same cores may make a factor of a few either way.
+    assert 3.0 < measured["64"].median_ms / measured["4"].median_ms < 80.0
 
 
 def test_passes_come_one_at_a_time(runner: Runner, tmp_path: Path) -> None:
