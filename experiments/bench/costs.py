@@ -119,8 +119,10 @@ def sd15_unet() -> Any:
     import torch
     from diffusers import UNet2DConditionModel
 
+    from nas.random_teacher import SD15_UNET
+
     with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
+        return UNet2DConditionModel(**SD15_UNET).eval()
 
 
 def sd15_vae() -> Any:
@@ -128,13 +130,10 @@ def sd15_vae() -> Any:
     import torch
     from diffusers import AutoencoderKL
 
+    from nas.random_teacher import SD15_VAE
+
     with torch.device("meta"):
-        return AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        ).eval()
+        return AutoencoderKL(**SD15_VAE).eval()
 
 
 def peak_rss_bytes() -> int:

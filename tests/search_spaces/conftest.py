@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 SMALL: dict[str, Any] = {"sample_size": 8, "norm_num_groups": 8, "cross_attention_dim": 32}
 FOUR_LEVELS = (16, 32, 64, 64)
@@ -32,6 +32,19 @@ def _random(**config: Any) -> UNet2DConditionModel:
 def sd15_meta() -> UNet2DConditionModel:
     """SD 1.5's U-Net on the meta device (configuration as published by its authors)."""
     return _on_meta(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+
+@pytest.fixture(scope="session")
+def sd15_vae_meta() -> AutoencoderKL:
+    """SD 1.5's VAE on the meta device (configuration as published by its authors)."""
+    with torch.device("meta"):
+        return AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=512,
+        ).eval()
 
 
 @pytest.fixture(scope="session")

@@ -29,18 +29,6 @@ BYTES = {Precision.FP32: (4, 4, 4), Precision.FP16: (2, 2, 2), Precision.W8A16: 
 
 
 @pytest.fixture(scope="session")
-def sd15_vae_meta() -> AutoencoderKL:
-    """SD 1.5's VAE on the meta device (configuration as published by its authors)."""
-    with torch.device("meta"):
-        return AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        ).eval()
-
-
-@pytest.fixture(scope="session")
 def small_vae() -> AutoencoderKL:
     """SD 1.5's VAE at small width, random weights."""
     torch.manual_seed(0)

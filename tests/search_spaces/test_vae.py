@@ -60,19 +60,6 @@ def vae() -> AutoencoderKL:
     return make_vae()
 
 
-@pytest.fixture(scope="module")
-def sd15_vae() -> AutoencoderKL:
-    """SD 1.5's VAE on the meta device (configuration as published by its authors)."""
-    with torch.device("meta"):
-        return AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=512,
-        )
-
-
 def pipeline(encoder: str, decoder: str, steps: str = "1") -> Candidate:
     words = ("RA", "RA", "RA", "none", "RARA", "RARA", "RARA")
     return Candidate(
@@ -88,19 +75,19 @@ def latents(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2)) * 5
 
 
-def test_published_parameter_counts(sd15_vae: AutoencoderKL) -> None:
-    assert num_params(sd15_vae) == 83_653_863
-    halves = [num_params(build_vae_stage(sd15_vae, stage, TEACHER)) for stage in ("VE", "VD")]
+def test_published_parameter_counts(sd15_vae_meta: AutoencoderKL) -> None:
+    assert num_params(sd15_vae_meta) == 83_653_863
+    halves = [num_params(build_vae_stage(sd15_vae_meta, stage, TEACHER)) for stage in ("VE", "VD")]
     # nanosd-facts: encoder and decoder without the 1x1 convolutions (72 and 20) that belong to the halves here.
     assert halves == [34_163_592 + 72, 49_490_179 + 20]
     with torch.device("meta"):
         tiny = AutoencoderTiny()
     assert num_params(tiny) == 2_445_063
-    encoder, decoder = (build_vae_stage(sd15_vae, stage, TAESD) for stage in ("VE", "VD"))
+    encoder, decoder = (build_vae_stage(sd15_vae_meta, stage, TAESD) for stage in ("VE", "VD"))
     # Ours gives mean and log-variance, TAESD's one code: 4 more output channels of 64 x 3 x 3 weights and a bias.
     assert num_params(encoder) == num_params(tiny.encoder) + 4 * (64 * 9 + 1)
     assert num_params(decoder) == num_params(tiny.decoder)
-    assert num_params(assemble_vae(sd15_vae, pipeline(TAESD, TAESD))) == num_params(tiny) + 4 * (64 * 9 + 1)
+    assert num_params(assemble_vae(sd15_vae_meta, pipeline(TAESD, TAESD))) == num_params(tiny) + 4 * (64 * 9 + 1)
 
 
 @settings(max_examples=30)
