@@ -39,7 +39,11 @@ class Summary(BaseModel):
 
 
 class Conditions(BaseModel):
-    """What else decides a latency: the machine and its state when the samples were taken."""
+    """What else decides a latency: the machine and its state when the samples were taken.
+
+    `affinity`: the cores that the measuring process may run on; None where the system does not say, and in
+    records from before it was kept.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +56,7 @@ class Conditions(BaseModel):
     temperature_c: FiniteFloat | None
     load_average_1min: NonNegativeFloat | None
     measured_at: str
+    affinity: tuple[int, ...] | None = None
 
 
 class Measurement(Summary):
@@ -204,6 +209,7 @@ def current_conditions(runtime_version: str, spinning: bool) -> Conditions:
         temperature_c=_temperature_c(),
         load_average_1min=load,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
     )
 
 
