@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from latency_predictors.graphs import export_onnx
 from latency_predictors.journal import Journal
 from latency_predictors.measurement import Measurement
 from latency_predictors.measuring import GroupSettings, measure_all
 from latency_predictors.profile import Check, DeviceProfile, fit_additive
 from latency_predictors.runners import RunnerSpec
-from latency_predictors.runners.base import Progress, Runner, Sample
+from latency_predictors.runners.base import Progress, Runner
 from latency_predictors.subjects import BASE, Subjects, option_subject
+from latency_predictors.teacher_graphs import TeacherGraphs
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
@@ -127,24 +127,6 @@ def choose_networks(subjects: Subjects, settings: CalibrationSettings) -> tuple[
             chosen.append(row)
     nets = [space.decode(row) for row in space.from_stage_rows(np.array(chosen))]
     return nets[: settings.num_fit], nets[settings.num_fit :]
-
-
-class TeacherGraphs:
-    """Graphs (see measuring.Graphs) of a teacher's subjects: the base, stage options, whole U-Nets."""
-
-    def __init__(self, subjects: Subjects) -> None:
-        self._subjects = subjects
-
-    @property
-    def primer(self) -> str:
-        """A whole U-Net of moderate size."""
-        return self._subjects.primer.id
-
-    def write(self, name: str, path: Path) -> Sequence[Sample]:
-        """Exports a subject; its example inputs."""
-        module, inputs, input_names, output_names = self._subjects.build(name)
-        export_onnx(module, inputs, path, input_names, output_names)
-        return [{key: value.numpy() for key, value in zip(input_names, inputs, strict=True)}]
 
 
 def build_profile(
