@@ -68,7 +68,9 @@ def calibrate(
     target_error: Annotated[
         float | None, typer.Option(min=0, help="Median leave-one-out error in per cent that ends it sooner.")
     ] = None,
-    measure: Annotated[Literal["blocks", "candidates", "both"], typer.Option(help="What may be chosen.")] = "both",
+    measure: Annotated[
+        Literal["blocks", "candidates", "both"], typer.Option(help="What may be chosen.")
+    ] = "candidates",
     batch: Annotated[int, typer.Option(min=1, help="How many are chosen at a time.")] = 10,
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the ONNX files of what is to be measured.")
@@ -155,19 +157,17 @@ def _measure_here(
     threads: int | None,
     precision: str | None,
 ) -> "Outcome":
-    from latency_predictors.calibration import CalibrationSettings
-    from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+    from latency_predictors.measuring import GroupSettings
+    from latency_predictors.runners import RunnerSpec
     from nas.calibration.measuring import measure
     from nas.progress import Progress
 
     wanted = recipe.calibration
-    kept = ("warm_up", "min_repeats", "num_fit", "num_check")
-    settings = CalibrationSettings(
-        **wanted.model_dump(include=set(kept)),
-        threads=threads or wanted.threads,
-        max_seconds=wanted.max_seconds / plan.budget,
+    settings = GroupSettings(
+        warm_up=wanted.warm_up, min_repeats=wanted.min_repeats, max_seconds=wanted.max_seconds / plan.budget
     )
-    runner = OnnxRuntimeRunner(settings.threads, precision=precision or "float32")  # type: ignore[arg-type]
+    options = {"threads": threads or wanted.threads, "precision": precision or wanted.precision}
+    runner = RunnerSpec(name=given.facts["runtime"] or "onnxruntime-cpu", options=options)
     return measure(given, target, plan, out, runner, settings, Progress())
 
 

@@ -14,6 +14,7 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from latency_predictors.fitting import ProfileFacts
     from latency_predictors.importers import ImportedMeasurement
+    from latency_predictors.latency_table import LatencyTable
     from latency_predictors.measurement import Measurement
     from latency_predictors.profile import DeviceProfile
     from latency_predictors.spec_sheet import SpecSheet
@@ -110,11 +111,13 @@ def fit(given: Given, target: Target, known: Known, held_out: Sequence[str] = ()
     from latency_predictors.profile_file import load_profile
 
     shapes = target.shapes
-    sources = []
+    sources: dict[str, LatencyTable] = {}
     for name in given.sources:
         profile = load_profile(name)
         table = profile.tabulate(shapes.unet, target.space, shapes.latent_size, shapes.num_tokens)
-        sources.append((profile.device, table))
+        if profile.device in sources:
+            raise UserError(f"--source {name}: device {profile.device!r} is given twice; keep one")
+        sources[profile.device] = table
     spec = spec_sheet(given.spec, str(known.facts.precision))
     return fit_profile(target.space, target.kernels, known.training, known.facts, held_out, spec, sources)
 

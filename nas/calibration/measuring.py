@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from nas.calibration.target import Target
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from latency_predictors.calibration import CalibrationSettings
-    from latency_predictors.runners.base import Runner
+    from latency_predictors.measuring import GroupSettings
+    from latency_predictors.runners import RunnerSpec
     from nas.progress import Progress
 
 
@@ -22,8 +23,8 @@ def measure(
     target: Target,
     plan: Plan,
     out: Path,
-    runner: Runner,
-    settings: CalibrationSettings,
+    runner: RunnerSpec,
+    settings: GroupSettings,
     progress: Progress,
 ) -> Outcome:
     """Measures until the target is met or the budget spent; the profile at `out` is new after each batch.
@@ -34,12 +35,14 @@ def measure(
     Raises:
         UserError: as `given.read`, a profile of another device at `out`, and what the runner refuses.
     """
-    from latency_predictors.calibration import measure_subjects
     from latency_predictors.journal import Journal
+    from latency_predictors.measuring import measure_all
+    from latency_predictors.teacher_graphs import TeacherGraphs
     from latency_predictors.training import Training
     from nas.atomic import ensure_writable
 
-    facts = {name: getattr(runner, name) for name in ("device", "runtime", "precision", "threads")}
+    made = runner.make()
+    facts = {name: getattr(made, name) for name in ("device", "runtime", "precision", "threads")}
     given = given.with_facts(facts)
     earlier = earlier_profile(out)
     if earlier is not None:
@@ -54,7 +57,8 @@ def measure(
     work = out.with_name(out.name + ".work")
     ensure_writable(work)
     journal = Journal(work / "measurements.jsonl", _context(target, facts))
-    subjects = target.subjects
+    graphs = TeacherGraphs(target.subjects)
+    journal.retry(list(journal.failed))
     profile = None
     with progress.phase("calibrate", plan.budget) as phase:
         phase.skip(len({*journal.finished, *known.training.parts, *known.training.networks}))
@@ -69,7 +73,7 @@ def measure(
                 profile = fit(given, target, known.with_training(training))
                 profile.save(out)
             end = stop_reason(profile, len(done), plan)
-            new = [] if end else proposals(target, plan.measure, done, min(plan.batch, plan.budget - len(done)))
+            new = [] if end else _next(target, plan, done, journal.failed)
             if not new:
                 break
             start = phase.done
@@ -77,9 +81,16 @@ def measure(
             def report(finished: int, _total: int, note: str, start: int = start, before: int = len(own)) -> None:
                 phase.advance(max(start + finished - before - phase.done, 0), **{"": note})
 
-            measure_subjects([*own, *new], subjects, runner, settings, journal, work / "graphs", report)
+            measure_all([*own, *new], graphs, runner, settings, journal, work / "graphs", report)
         phase.advance(0, **{"": ""})
-    return Outcome(profile, end or "everything that can be proposed is measured", lines=known.lines)
+    lines = [*known.lines, *(f"{name} cannot be measured: {reason}" for name, reason in journal.failed.items())]
+    return Outcome(profile, end or "everything that can be proposed is measured", lines=tuple(lines))
+
+
+def _next(target: Target, plan: Plan, done: Sequence[str], failed: Collection[str]) -> list[str]:
+    """The next batch; what failed is not tried again in this call, and takes nothing of the budget."""
+    offered = proposals(target, plan.measure, done, min(plan.batch, plan.budget - len(done)) + len(failed))
+    return [name for name in offered if name not in failed][: min(plan.batch, plan.budget - len(done))]
 
 
 def _is_part(name: str) -> bool:

@@ -97,7 +97,7 @@ def stage_errors(effects: Sequence[OptionError]) -> go.Figure:
     if not effects:
         raise ValueError("too few whole U-Nets to tell the stages' errors apart")
     figure = go.Figure()
-    looks = ((False, "not to be told from none", style.FAINT), (True, "certain", style.ORANGE))
+    looks = ((False, "uncertain, or under 2 %", style.FAINT), (True, "certain", style.ORANGE))
     for certain, name, colour in looks:
         chosen = [e for e in effects if e.is_certain == certain]
         figure.add_bar(

@@ -142,7 +142,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return text[:1].upper() + text[1:].replace("+-", "±") + ("" if text.endswith(".") else ".")
 
 
 def _networks(found: Evaluation) -> str:
