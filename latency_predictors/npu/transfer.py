@@ -16,7 +16,7 @@ Size is a line and a smooth deviation from it; networks below 12 ms are taken as
 decides says little about large ones.
 
 Each is averaged over its hyperparameters by evidence (Laplace's approximation), the two by geometric mean. Intervals
-are scaled by what 90 % would have needed on the sources, each held out in turn.
+are scaled by the errors on the sources, each held out in turn: an error shared by a device, and one of each network.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from scipy.stats import t as student_t
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_DEGREES = 3.0  # of freedom of the noise: heavy enough that one row four times too slow moves little
+_DEGREES = 2.0  # of freedom of the noise: heavy enough that rows four times too slow move little
 _OFFSET_SD = 2.0  # devices are up to e^2 apart
 _NOISE_SDS = (0.04, 0.08, 0.16)  # rows of one device scatter by 4 to 16 % around another's
 _SLOPE_SDS = (0.03, 0.3)  # per unit of log latency: devices of one class, of different classes
 _CONTRAST_SDS = (0.2, 0.5)
 _PATH_SD = 0.05
 _AHEAD = ("qnn_context_binary", "precompiled_qnn_onnx")  # compiled before they reach the device; others are on it
-_AHEAD_SD = 0.05  # on some devices one way of compiling is faster than on others
+_AHEAD_SD = 0.08  # on some devices one way of compiling is faster than on others
 _LEAST_ASKED = 0.3  # share of the networks asked for that a source needs for its deviations to count
 _RANK, _SHRINKAGE = 3, 0.3  # of the patterns that fill in what a source lacks
 _GROSS = 1.2  # log latency: a deviation of threefold is an error or another class of device
 _CENTRE = 2.5  # log ms where the size term is zero; the networks asked for lie above
-_SMALL_NOISE = 1.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
+_SMALL_NOISE = 2.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
 _BUMP_SD, _BUMP_WIDTH = 0.03, 1.5  # of a smooth deviation from the line in size
 _BUMP_CENTRES = np.arange(-1.0, 7.0)
 _CHOICE_SD = 0.07  # of the noise, where measurements are chosen
@@ -166,13 +166,27 @@ def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int)
 def interval_scale(deviations: Sequence[Floats]) -> float:
     """Factor on predicted standard deviations for 90 % intervals on a new device.
 
+    Errors on one device are nearly one error, so that rows of a device are not exchangeable, but devices are. A
+    deviation is taken as the sum of an effect of its device, ~ N(0, a), and one of its row, ~ N(0, b); a and b by
+    moments over the devices. A new device's deviation then has variance a (1 + 1 / D) + b, known from D devices:
+    Student t with D - 1 degrees of freedom.
+
     Args:
-        deviations: per held-out source its errors divided by their predicted standard deviations. Errors on one
-            device are nearly one error, so that devices are what is exchangeable: the factor is the largest that
-            90 % of the rows of any source needed (conformal over devices; with D of them a new one needs more
-            with probability 1 / (D + 1)). Without sources it is 1.
+        deviations: per held-out source its errors divided by their predicted standard deviations.
+
+    Returns:
+        The factor; 1 with fewer than two sources, from which no spread between devices can be told.
+
+    Source: random effects model (Searle, Casella and McCulloch, Variance Components, 1992, section 3.6).
     """
-    return max((float(np.quantile(np.abs(z), 0.9)) / float(norm.ppf(0.95)) for z in deviations), default=1.0)
+    rows = [np.asarray(z, float) for z in deviations if len(z) > 1]
+    if len(rows) < 2:
+        return 1.0
+    within = float(np.mean([z.var(ddof=1) for z in rows]))
+    # The devices' effects have mean zero: what all sources were off by in common is an error like any other.
+    between = max(0.0, float(np.mean([z.mean() ** 2 - within / len(z) for z in rows])))
+    variance = between * (1 + 1 / len(rows)) + within
+    return float(np.sqrt(variance) * student_t.ppf(0.95, len(rows) - 1) / norm.ppf(0.95))
 
 
 def _contrast_model(sources: Sources, slope_sd: float, contrast_sd: float, noise_sd: float) -> _Model:
