@@ -12,8 +12,9 @@ because public measurements hold gross errors (one device has rows four times to
 A source that has hardly any of the networks asked for tells their level only: what it would deviate there is filled
 in, shrunk towards nothing, and a weight learned where it was measured would carry nothing over.
 
-Size is a line and a smooth deviation from it; networks below 12 ms are taken as noisier, since what overhead
-decides says little about large ones.
+A device is of the sources' class, near them in offset and slope, or of another: one measurement far off says so. Size
+is a line and a smooth deviation from it; networks below 12 ms are taken as noisier, since what overhead decides says
+little about large ones.
 
 Each is averaged over its hyperparameters by evidence (Laplace's approximation), the two by geometric mean. Intervals
 are scaled by the errors on the sources, each held out in turn: an error shared by a device, and one of each network.
@@ -34,9 +35,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _DEGREES = 2.0  # of freedom of the noise: heavy enough that rows four times too slow move little
-_OFFSET_SD = 2.0  # devices are up to e^2 apart
 _NOISE_SDS = (0.04, 0.08, 0.16)  # rows of one device scatter by 4 to 16 % around another's
-_SLOPE_SDS = (0.03, 0.3)  # per unit of log latency: devices of one class, of different classes
+# Of the offset, and of the slope per unit of log latency: devices of the sources' class, of another.
+_CLASSES = ((0.7, 0.03), (2.0, 0.3))
 _CONTRAST_SDS = (0.2, 0.5)
 _PATH_SD = 0.05
 _AHEAD = ("qnn_context_binary", "precompiled_qnn_onnx")  # compiled before they reach the device; others are on it
@@ -48,8 +49,8 @@ _CENTRE = 2.5  # log ms where the size term is zero; the networks asked for lie 
 _SMALL_NOISE = 2.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
 _BUMP_SD, _BUMP_WIDTH = 0.03, 1.5  # of a smooth deviation from the line in size
 _BUMP_CENTRES = np.arange(-1.0, 7.0)
-_CHOICE_SD = 0.07  # of the noise, where measurements are chosen
-_CHOICE_CONTRAST_SDS = (0.1, 0.2, 0.4)  # chosen for all of them at once: for any one the choice hangs on chance
+# Where measurements are chosen: for several sizes of the contrasts at once; for any one the choice hangs on chance.
+_CHOICE_CLASS, _CHOICE_SD, _CHOICE_CONTRAST_SDS = (2.0, 0.1), 0.07, (0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def predict(sources: Sources, measured: Ints, log_ms: Floats) -> LogPrediction:
 def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int) -> list[int]:
     """Greedy choice of the rows whose measurement leaves the least variance at the rows asked for.
 
+    The share of the variance that is left, averaged over several sizes of the contrasts.
+
     Args:
         sources: all networks.
         candidates: rows that may be measured.
@@ -143,7 +146,7 @@ def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int)
     """
     # All networks count as equally noisy here: small ones, which predict worse, show how a device differs in slope.
     designs = [
-        _contrast_model(sources, slope_sd=0.1, contrast_sd=sd, noise_sd=0.0).design for sd in _CHOICE_CONTRAST_SDS
+        _contrast_model(sources, _CHOICE_CLASS, contrast_sd=sd, noise_sd=0.0).design for sd in _CHOICE_CONTRAST_SDS
     ]
     covariances = [design @ design.T for design in designs]
     unknown = [float(covariance[queries, queries].sum()) for covariance in covariances]
@@ -169,7 +172,7 @@ def interval_scale(deviations: Sequence[Floats]) -> float:
     Errors on one device are nearly one error, so that rows of a device are not exchangeable, but devices are. A
     deviation is taken as the sum of an effect of its device, ~ N(0, a), and one of its row, ~ N(0, b); a and b by
     moments over the devices. A new device's deviation then has variance a (1 + 1 / D) + b, known from D devices:
-    Student t with D - 1 degrees of freedom.
+    Student t with D - 1 degrees of freedom (a little too wide, since b is known from more than D errors).
 
     Args:
         deviations: per held-out source its errors divided by their predicted standard deviations.
@@ -189,31 +192,31 @@ def interval_scale(deviations: Sequence[Floats]) -> float:
     return float(np.sqrt(variance) * student_t.ppf(0.95, len(rows) - 1) / norm.ppf(0.95))
 
 
-def _contrast_model(sources: Sources, slope_sd: float, contrast_sd: float, noise_sd: float) -> _Model:
-    columns = [_size_design(sources, slope_sd), sources.contrasts * contrast_sd, sources.paths * _PATH_SD]
+def _contrast_model(sources: Sources, class_sds: tuple[float, float], contrast_sd: float, noise_sd: float) -> _Model:
+    columns = [_size_design(sources, *class_sds), sources.contrasts * contrast_sd, sources.paths * _PATH_SD]
     return _Model(sources.level, np.hstack([*columns, sources.ahead * _AHEAD_SD]), _noise(sources, noise_sd))
 
 
 def _contrast_models(sources: Sources) -> list[_Model]:
-    return [_contrast_model(sources, *sds) for sds in product(_SLOPE_SDS, _CONTRAST_SDS, _NOISE_SDS)]
+    return [_contrast_model(sources, *sds) for sds in product(_CLASSES, _CONTRAST_SDS, _NOISE_SDS)]
 
 
 def _nearest_models(sources: Sources) -> list[_Model]:
     return [
         _Model(
             sources.level + contrast,
-            np.hstack([_size_design(sources, slope_sd), sources.ahead * _AHEAD_SD]),
+            np.hstack([_size_design(sources, *class_sds), sources.ahead * _AHEAD_SD]),
             _noise(sources, noise_sd),
         )
-        for contrast, slope_sd, noise_sd in product(sources.contrasts.T, _SLOPE_SDS, _NOISE_SDS)
+        for contrast, class_sds, noise_sd in product(sources.contrasts.T, _CLASSES, _NOISE_SDS)
     ]
 
 
-def _size_design(sources: Sources, slope_sd: float) -> Floats:
+def _size_design(sources: Sources, offset_sd: float, slope_sd: float) -> Floats:
     """Offset, line in size, and bumps along it."""
     size = sources.level - _CENTRE
     bumps = np.exp(-0.5 * ((sources.level[:, None] - _BUMP_CENTRES) / _BUMP_WIDTH) ** 2)
-    return np.hstack([np.full((len(size), 1), _OFFSET_SD), size[:, None] * slope_sd, bumps * _BUMP_SD])
+    return np.hstack([np.full((len(size), 1), offset_sd), size[:, None] * slope_sd, bumps * _BUMP_SD])
 
 
 def _noise(sources: Sources, noise_sd: float) -> Floats:
