@@ -14,6 +14,7 @@ from experiments.calibrate_command import calibrate
 from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
+from experiments.predict_command import predict
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
@@ -161,6 +162,7 @@ def export(
 
 
 @app.command()
+<<<<<<< HEAD
 def predict(
     profile: Annotated[Path, typer.Argument(help="Device profile (JSON).")],
     candidates: Annotated[
@@ -180,6 +182,31 @@ def predict(
     print_json(frame) if json else print_rows(records(frame))
 
 
+=======
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Device profile (JSON) to write.")],
+    config: Config = None,
+    set_: Set = None,
+    teacher: Teacher = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Measure every stage option on this machine and write a device profile that predicts any candidate."""
+    recipe = _recipe(config, set_ or [], teacher, None)
+    progress = _prepare()
+    if dry_run:
+        plan = _calibration_plan(recipe, out)
+        print_json(plan) if json else print_mapping(plan)
+        return
+    from nas import run as loop
+
+    profile = loop.calibrate(recipe, out, progress)
+    summary = profile.model_dump(mode="json", exclude={"base", "options", "model", "fitted", "validation"})
+    print_json(summary) if json else print_mapping(summary)
+
+
+app.command()(predict)
+>>>>>>> main
 app.command()(build)
 app.command()(calibrate)
 app.command()(measure)
