@@ -161,52 +161,7 @@ def export(
     print_json(written) if json else print_mapping(written)
 
 
-@app.command()
-<<<<<<< HEAD
-def predict(
-    profile: Annotated[Path, typer.Argument(help="Device profile (JSON).")],
-    candidates: Annotated[
-        list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate ids; - reads them, one a line.")
-    ],
-    space: Annotated[
-        str | None, typer.Option(help="Search-space preset or YAML file that the candidates must be of.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Predict the latency of candidates from a device profile."""
-    ids = sys.stdin.read().split() if candidates == ["-"] else candidates
-    _prepare()
-    from nas import run as loop
-
-    frame = loop.predict(profile, ids, space)
-    print_json(frame) if json else print_rows(records(frame))
-
-
-=======
-def calibrate(
-    out: Annotated[Path, typer.Option(help="Device profile (JSON) to write.")],
-    config: Config = None,
-    set_: Set = None,
-    teacher: Teacher = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Measure every stage option on this machine and write a device profile that predicts any candidate."""
-    recipe = _recipe(config, set_ or [], teacher, None)
-    progress = _prepare()
-    if dry_run:
-        plan = _calibration_plan(recipe, out)
-        print_json(plan) if json else print_mapping(plan)
-        return
-    from nas import run as loop
-
-    profile = loop.calibrate(recipe, out, progress)
-    summary = profile.model_dump(mode="json", exclude={"base", "options", "model", "fitted", "validation"})
-    print_json(summary) if json else print_mapping(summary)
-
-
 app.command()(predict)
->>>>>>> main
 app.command()(build)
 app.command()(calibrate)
 app.command()(measure)
