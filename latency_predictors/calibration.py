@@ -19,6 +19,7 @@ from pydantic import Field, PositiveInt
 from latency_predictors.fitting import ProfileFacts, fit_profile
 from latency_predictors.journal import Journal
 from latency_predictors.kernel_tables import KernelTables
+from latency_predictors.manifest import Manifest
 from latency_predictors.measurement import Measurement
 from latency_predictors.measuring import GroupSettings, measure_all
 from latency_predictors.profile import DeviceProfile
@@ -118,6 +119,7 @@ def calibrate(
         teacher_key=teacher_key,
         latent_size=latent_size,
         num_tokens=num_tokens,
+        manifest=journal.manifest,
     )
 
 
@@ -151,6 +153,7 @@ def build_profile(
     teacher_key: str | None,
     latent_size: int,
     num_tokens: int,
+    manifest: Manifest | None = None,
 ) -> DeviceProfile:
     """The profile of finished measurements (subject -> record)."""
     nets = [candidate.id for candidate in (*fit_nets, *check_nets)]
@@ -159,6 +162,6 @@ def build_profile(
         space,
         kernels,
         Training(parts={name: measured[name] for name in parts}, networks={name: measured[name] for name in nets}),
-        ProfileFacts.of(measured[BASE], teacher_key, latent_size, num_tokens),
+        ProfileFacts.of(measured[BASE], teacher_key, latent_size, num_tokens, manifest),
         held_out=[candidate.id for candidate in check_nets],
     )
