@@ -1,18 +1,16 @@
 """`nanosd calibrate`: a device profile from measurements of this machine, of another, or from less; and its verdict."""
 
-from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from experiments.calibration_output import show, show_evaluation
 from experiments.output import print_json, print_mapping, say
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from latency_predictors.judging import Verdict
-    from latency_predictors.profile import DeviceProfile
     from nas.calibration.given import Given
     from nas.calibration.proposing import Outcome, Plan
     from nas.calibration.target import Target
@@ -88,14 +86,16 @@ def calibrate(
     if more and not from_:
         raise UserError(f"{more[0]}: what is this file? write --from {more[0]}")
     if evaluate is not None:
-        _evaluate(evaluate, files, out, teacher, space, json)
+        if files:
+            raise UserError(f"{files[0]}: --evaluate judges a profile by its own measurements; leave --from out")
+        show_evaluation(evaluate, out, json)
         return
     if out is None:
         raise UserError("calibrate: no --out; give the path of the profile to write, or --evaluate PROFILE")
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
     precision = _PRECISIONS.get((precision or "").lower(), precision)
-    overrides = {"teacher": teacher, "space": space}
+    overrides: dict[str, str | int | None] = {"teacher": teacher, "space": space}
     if not (files or anchor or spec or source or budget or (device or _LOCAL) != _LOCAL):
         overrides |= {"calibration.threads": threads, "calibration.precision": precision}
         recipe = _recipe(config, set_, overrides)
@@ -145,7 +145,7 @@ def _import(given: "Given", target: "Target", out: Path, json: bool) -> None:
         say(line)
     profile = fit(given, target, known)
     profile.save(out)
-    _show(profile, out, json)
+    show(profile, out, json)
 
 
 def _measure_here(
@@ -181,7 +181,7 @@ def _measure_everything(recipe: "Recipe", out: Path, dry_run: bool, json: bool) 
     from nas import run as loop
     from nas.progress import Progress
 
-    _show(loop.calibrate(recipe, out, Progress()), out, json)
+    show(loop.calibrate(recipe, out, Progress()), out, json)
 
 
 def _end(outcome: "Outcome", plan: "Plan", out: Path, json: bool) -> None:
@@ -190,7 +190,7 @@ def _end(outcome: "Outcome", plan: "Plan", out: Path, json: bool) -> None:
         say(line)
     extra: dict[str, Any] = {"ended": outcome.reason, "to_measure": list(outcome.pending), "file": outcome.file}
     if outcome.profile is not None:
-        _show(outcome.profile, out, json, extra)
+        show(outcome.profile, out, json, extra)
     elif json:
         print_json(extra)
     if not json:
@@ -199,82 +199,6 @@ def _end(outcome: "Outcome", plan: "Plan", out: Path, json: bool) -> None:
         print(outcome.reason)
     if outcome.pending:
         raise typer.Exit(WAITING)
-
-
-def _show(profile: "DeviceProfile", out: Path, json: bool, extra: dict[str, Any] | None = None) -> None:
-    from latency_predictors.evaluation import evaluate
-
-    found = evaluate(profile)
-    summary: dict[str, Any] = {
-        "profile": out,
-        "device": found.device,
-        "runtime": found.runtime,
-        "precision": found.precision,
-        "threads": found.threads,
-        "toolchain": found.toolchain,
-        "space": found.space,
-        "latent_size": found.latent_size,
-        "information": found.information,
-        "num_parts": found.num_parts,
-        "num_networks": found.num_networks,
-        "judgement": None if found.judgement is None else found.judgement.model_dump(mode="json"),
-        "repeatability_pct": found.repeatability_pct,
-        "tie_pct": found.tie_pct,
-    }
-    if json:
-        print_json({**summary, "verdict": _verdict(found.verdict), **(extra or {})})
-        return
-    print_mapping({key: value for key, value in summary.items() if value is not None})
-    _print_verdict(found.verdict)
-
-
-def _evaluate(
-    path: Path, files: list[Path], out: Path | None, teacher: str | None, space: str | None, json: bool
-) -> None:
-    _prepare()
-    from latency_predictors.npu.profile import NpuProfile
-    from latency_predictors.profile_file import load_profile
-
-    loaded = load_profile(str(path))
-    page = out or Path(f"{path.stem}.html")
-    if isinstance(loaded, NpuProfile):
-        from latency_predictors.judging import judge_npu
-        from nas.report.profile_page import write_npu_page
-
-        verdict = judge_npu(loaded.errors)
-        write_npu_page(loaded, verdict, page)
-        summary: dict[str, Any] = {"device": loaded.device, "precision": loaded.precision.value}
-    else:
-        from latency_predictors.evaluation import evaluate
-        from nas.report.profile_page import write_profile_page
-
-        found = evaluate(loaded)
-        write_profile_page(found, page)
-        if not json:
-            _show(loaded, path, json)
-            print(f"page: {page}")
-            return
-        verdict, summary = found.verdict, {**asdict(found), "judgement": found.judgement}
-        if found.judgement is not None:
-            summary["judgement"] = found.judgement.model_dump(mode="json")
-    if json:
-        print_json({**summary, "verdict": _verdict(verdict), "page": page})
-        return
-    print_mapping(summary)
-    _print_verdict(verdict)
-    print(f"page: {page}")
-
-
-def _verdict(verdict: "Verdict") -> dict[str, Any]:
-    return {**asdict(verdict), "words": verdict.words}
-
-
-def _print_verdict(verdict: "Verdict") -> None:
-    print(f"verdict: {verdict.words}")
-    for sentence in verdict.reasons:
-        print(f"  {sentence}")
-    for sentence in verdict.next_steps:
-        print(f"  next: {sentence}")
 
 
 def _prepare() -> None:
