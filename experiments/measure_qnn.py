@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.measure_plan import Plan
 
 _NUM_SAMPLES = 5
+_MAX_ERROR_L2 = 0.01
 
 
 def compile_all(planned: Plan, spec: RunnerSpec, out: Path, *, check: bool, json: bool, seed: int) -> None:
@@ -61,6 +62,12 @@ def compile_all(planned: Plan, spec: RunnerSpec, out: Path, *, check: bool, json
     else:
         print_rows(rows)
     compiled = sum(r.status == "compiled" for r in reports)
+    far = [r.subject for r in reports if r.worst_error_l2 is not None and r.worst_error_l2 > _MAX_ERROR_L2]
+    if far:
+        say(
+            f"{len(far)} of those emulated are more than {100 * _MAX_ERROR_L2:g} % (relative L2) from float32: "
+            f"{', '.join(far[:5])}{' ...' if len(far) > 5 else ''}; see docs/qualcomm-npu.md for maps below 16x16"
+        )
     say(
         f"{compiled} of {len(reports)} compiled for {runner.device} with every node on the NPU; no latency: this "
         "machine has none of an NPU, measure on the phone"
