@@ -101,6 +101,8 @@ def calibrate(
         recipe = _recipe(config, set_, overrides)
         _measure_everything(recipe, out, dry_run, json)
         return
+    if dry_run:
+        raise UserError("--dry-run: only a calibration that measures everything here has a plan; leave it out")
     recipe = _recipe(config, set_, overrides)
     _prepare()
     from nas.calibration.given import Given

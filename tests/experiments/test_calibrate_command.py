@@ -172,6 +172,19 @@ def test_a_device_that_nobody_names_is_asked_for(
         assert f"give {missing}" in capsys.readouterr().err
 
 
+def test_options_that_do_not_go_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["m.csv", "--out", "p.json"], "m.csv: what is this file? write --from m.csv"),
+        (["--out", "p.json", "--anchor", 3, "--dry-run"], "--dry-run"),
+        (["--out", folder, "--anchor", 3], "is a folder"),
+        (["--evaluate", "p.json", "--from", "m.csv"], "m.csv: --evaluate"),
+        (["--evaluate", "p.json"], "p.json"),
+    ):
+        assert run(*arguments) == 2
+        assert words in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.usefixtures("counted")
 def test_an_anchor_and_a_spec_sheet_are_enough(folder: Path, target: Target, space_file: Path) -> None:
     common = ["--space", space_file, *FACTS]
