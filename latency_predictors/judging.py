@@ -145,7 +145,7 @@ def judge(
         reasons.append("the measurements say nothing of their spread, so the noise floor is not known")
     else:
         reasons.append(f"measurements of one network repeat within +-{repeatability_pct:.1f} % (95 %, median)")
-        if repeatability_pct >= 0.5 * errors.p90_error_pct and level != "fit":
+        if repeatability_pct >= 0.5 * errors.p90_error_pct > 0.5 * _LIMITS[0][2]:
             steps.append(
                 "the measurements' own noise is a large part of the error: measure longer, or on a quieter device "
                 "(--set calibration.max_seconds=..., more runs)"
