@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_predictors.models import (
+    Additive,
     Ensemble,
     FittedModel,
     Gp,
@@ -29,6 +30,7 @@ DEVICES = Devices(num_networks=60, num_sources=3, seed=20, noise=0.05)
 assert DEVICES.inputs.sources is not None
 LEARNED = learn_prior(DEVICES.inputs, DEVICES.inputs.sources, np.random.default_rng(0))
 MODELS: dict[str, Callable[[], Model]] = {
+    "additive": Additive,
     "ensemble": lambda: Ensemble(prior=unlearned_prior(DEVICES.inputs)),
     "ensemble learned": lambda: Ensemble(prior=LEARNED),
     "gp": lambda: Gp(prior=unlearned_prior(DEVICES.inputs)),
