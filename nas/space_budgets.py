@@ -74,28 +74,13 @@ def costs_of(
     return found
 
 
-def _sums(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str
-) -> list[tuple[float, list[Floats]]]:
+def _sums(table: CostTable, precision: Precision, name: str) -> list[tuple[float, list[Floats]]]:
     """A cost as sums over stages, one for each number of steps: what is in no stage, and (options,) of every stage.
 
     Empty for a cost that is no sum.
     """
-    if name == "peak_bytes":
+    if name in ("peak_bytes", "latency_ms"):
         return []
-    if name == "latency_ms":
-        assert device is not None
-        if not device.is_sum_of_parts:
-            return []
-        # The first options' latency, and what each other option adds to it.
-        space = table.space
-        rows = np.zeros((1 + sum(space.stage_sizes), len(space.stage_sizes)), dtype=np.int64)
-        ends = 1 + np.cumsum(space.stage_sizes)
-        for column, (end, size) in enumerate(zip(ends, space.stage_sizes, strict=True)):
-            rows[end - size : end, column] = np.arange(size)
-        latency = device.latency_ms(space, space.from_stage_rows(rows))
-        added = [latency[end - size : end] - latency[0] for end, size in zip(ends, space.stage_sizes, strict=True)]
-        return [(float(latency[0]), added)]
     steps = [int(n) for n in table.space.options[STEPS]] if table.space.is_pipeline else [1]
     found = []
     for num_steps in steps:
@@ -104,18 +89,43 @@ def _sums(
     return found
 
 
+def _latency_range(table: CostTable, device: DeviceProfile) -> tuple[float, float] | None:
+    """Least and largest latency of any candidate, where it increases with a sum over stages."""
+    found = device.sums_ms(table.space)
+    if found is None:
+        return None
+    model, base, stages = found
+    ends = [base + sum(float(of(ms)) for ms in stages) for of in (np.min, np.max)]
+    low, high = model.of_sums(np.array(ends))
+    return float(low), float(high)
+
+
+def _within_latency(table: CostTable, device: DeviceProfile, limit_ms: float) -> tuple[float, float] | None:
+    """Bounds of the number of candidates within a latency, where it increases with a sum over stages."""
+    found = device.sums_ms(table.space)
+    if found is None:
+        return None
+    model, base, stages = found
+    low, high = (base + sum(float(of(ms)) for ms in stages) for of in (np.min, np.max))
+    if model.of_sums(np.array([low]))[0] > limit_ms:
+        return 0, 0
+    return count_within(stages, model.largest_sum_ms(limit_ms, low, high) - base)
+
+
 def range_of(
     table: CostTable, precision: Precision, device: DeviceProfile | None, name: str, values: Floats, counted: bool
 ) -> CostRange:
     """Range of one cost, of which ``values`` (N,) are those of the candidates looked at, all of them if ``counted``."""
-    sums = _sums(table, precision, device, name)
+    sums = _sums(table, precision, name)
     low, high = float(values.min()), float(values.max())
+    latency = _latency_range(table, device) if device is not None and name == "latency_ms" and not counted else None
+    if latency is not None:
+        low, high = latency
     if sums and not counted:
         low = min(base + sum(float(costs.min()) for costs in stages) for base, stages in sums)
         high = max(base + sum(float(costs.max()) for costs in stages) for base, stages in sums)
-    return CostRange(
-        name, low, float(np.median(values)), high, counted or bool(sums), _teacher(table, precision, device, name)
-    )
+    exact = counted or bool(sums) or latency is not None
+    return CostRange(name, low, float(np.median(values)), high, exact, _teacher(table, precision, device, name))
 
 
 def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | None, name: str) -> float | None:
@@ -152,8 +162,13 @@ def budget_counts(
     for name, limit in budgets.items():
         meets = values[name] <= limit
         together &= meets
-        sums = [] if counted else _sums(table, precision, device, name)
-        if sums:
+        sums = [] if counted else _sums(table, precision, name)
+        latency = None
+        if device is not None and name == "latency_ms" and not counted:
+            latency = _within_latency(table, device, limit)
+        if latency is not None:
+            found.append(BudgetCount(name, limit, *latency, True, example(meets, {name: limit})))
+        elif sums:
             bounds = [count_within(stages, limit - base) for base, stages in sums]
             low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
             found.append(BudgetCount(name, limit, low, high, True, example(meets, {name: limit})))
