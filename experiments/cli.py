@@ -11,6 +11,7 @@ import typer
 
 from experiments.build_command import build
 from experiments.exits import resumable, run_app
+from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
 from experiments.space_command import space_app
@@ -184,6 +185,7 @@ def calibrate(
 
 app.command()(predict)
 app.command()(build)
+app.command()(measure)
 
 
 @teacher_app.command("random")

@@ -22,6 +22,7 @@ from latency_predictors.importers.records import ImportedMeasurement, ImportedPr
 from latency_predictors.judgement import Judgement
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.latency_table import LatencyTable
+from latency_predictors.manifest import Manifest
 from latency_predictors.measurement import Conditions, Measurement
 from latency_predictors.models import Additive, Ensemble, FittedModel, FittedRoofline, Inputs, Nnls, unlearned_prior
 from latency_predictors.parts import Parts
@@ -49,11 +50,19 @@ class ProfileFacts:
     threads: int | None = None
     toolchain: str | None = None
     conditions: Conditions | None = None
+    manifest: Manifest | None = None
     teacher_key: str | None = None
 
     @classmethod
-    def of(cls, measured: Measurement, teacher_key: str | None, latent_size: int, num_tokens: int) -> Self:
-        """The facts that stand in one of our own measurements."""
+    def of(
+        cls,
+        measured: Measurement,
+        teacher_key: str | None,
+        latent_size: int,
+        num_tokens: int,
+        manifest: Manifest | None = None,
+    ) -> Self:
+        """The facts that stand in one of our own measurements, and in the manifest of its session."""
         return cls(
             device=measured.device,
             runtime=measured.runtime,
@@ -62,6 +71,7 @@ class ProfileFacts:
             num_tokens=num_tokens,
             threads=measured.threads,
             conditions=measured.conditions,
+            manifest=manifest,
             teacher_key=teacher_key,
         )
 
@@ -198,6 +208,7 @@ def assemble(
         threads=facts.threads,
         toolchain=facts.toolchain,
         conditions=facts.conditions,
+        manifest=facts.manifest,
         teacher_key=facts.teacher_key,
         space=space.name,
         latent_size=facts.latent_size,

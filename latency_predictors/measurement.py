@@ -39,7 +39,11 @@ class Summary(BaseModel):
 
 
 class Conditions(BaseModel):
-    """What else decides a latency: the machine and its state when the samples were taken."""
+    """What else decides a latency: the machine and its state when the samples were taken.
+
+    `affinity`: the cores that the measuring process may run on; None where the system does not say, and in
+    records from before it was kept.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +56,7 @@ class Conditions(BaseModel):
     temperature_c: FiniteFloat | None
     load_average_1min: NonNegativeFloat | None
     measured_at: str
+    affinity: tuple[int, ...] | None = None
 
 
 class Measurement(Summary):
@@ -100,7 +105,7 @@ class Recording(BaseModel):
 
 _MIN_CLEAN = 5
 _MIN_CLEAN_SHARE = 0.25
-_MIN_FOR_LEVEL = 8
+MIN_FOR_LEVEL = 8
 
 
 def combine(recordings: Sequence[Recording], levels: Mapping[int, float] | None = None) -> Measurement:
@@ -150,7 +155,7 @@ def pass_levels(recordings: Mapping[str, Sequence[Recording]]) -> dict[int, floa
         for r in passes:
             if r.wall_ms:
                 ratios.setdefault(r.pass_id, []).append(float(np.median(r.wall_ms)) / overall)
-    return {key: float(np.median(r)) if len(r) >= _MIN_FOR_LEVEL else 1.0 for key, r in ratios.items()}
+    return {key: float(np.median(r)) if len(r) >= MIN_FOR_LEVEL else 1.0 for key, r in ratios.items()}
 
 
 def median_interval(num_samples: int, confidence: float = 0.95) -> tuple[int, int]:
@@ -209,6 +214,7 @@ def current_conditions(runtime_version: str, spinning: bool) -> Conditions:
         temperature_c=_temperature_c(),
         load_average_1min=load,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
     )
 
 

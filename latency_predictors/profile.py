@@ -16,6 +16,7 @@ from latency_predictors.importers.records import ImportedPrecision
 from latency_predictors.judgement import Judgement
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.latency_table import DeviceTable
+from latency_predictors.manifest import Manifest
 from latency_predictors.measurement import Conditions, Milliseconds
 from latency_predictors.models import AnyFitted, FittedAdditive, Inputs, Prediction
 from latency_predictors.training import Timing, Training
@@ -98,6 +99,7 @@ class DeviceProfile(BaseModel):
     Attributes:
         toolchain: compiler or exporter that made the networks; None: unknown.
         conditions: of the machine when the first part was measured; None: unknown.
+        manifest: of the session that measured the parts (versions, placement, quantisation, drift); None: unknown.
         teacher_key: of the teacher whose options these are; None: unknown.
         space, latent_size, num_tokens: what it was calibrated for.
         options: per stage, in the order of the space, every option.
@@ -120,6 +122,7 @@ class DeviceProfile(BaseModel):
     threads: PositiveInt | None
     toolchain: str | None
     conditions: Conditions | None
+    manifest: Manifest | None = None
     teacher_key: str | None
     space: str
     latent_size: PositiveInt
