@@ -1,0 +1,145 @@
+"""What a phone says of itself: its names, its heat, its clocks; and the wait until it is cool."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+
+from latency_predictors.android.adb import Adb
+from latency_predictors.measurement import Conditions, PhoneState
+from search_spaces.errors import UserError
+
+THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+"""Android's words for the thermal status 0, 1, ... (android.os.PowerManager.THERMAL_STATUS_*)."""
+
+_PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*)\]$", re.MULTILINE)
+_STATUS = re.compile(r"^\s*Thermal Status: (\d+)\s*$", re.MULTILINE)
+_TEMPERATURE = re.compile(r"Temperature\{mValue=(-?[\d.]+), mType=(-?\d+),")
+_BATTERY = re.compile(r"^\s*temperature: (-?\d+)\s*$", re.MULTILINE)
+_FREQUENCIES = ("scaling_governor", "scaling_cur_freq", "scaling_max_freq")
+_CPU, _CPU_FOLDER = "0", "/sys/devices/system/cpu"
+
+
+class Phone:
+    """The phone behind `adb`. What it does not tell is None; UserError only when the connection breaks."""
+
+    def __init__(self, adb: Adb) -> None:
+        self._adb = adb
+
+    @property
+    def name(self) -> str:
+        """Maker and model, e.g. "Google Pixel 9"."""
+        maker, model = self._property("ro.product.manufacturer"), self._property("ro.product.model")
+        if model is None:
+            return "unknown phone"
+        return model if maker is None or model.lower().startswith(maker.lower()) else f"{maker} {model}"
+
+    @property
+    def soc(self) -> str:
+        """Maker and model of the SoC, e.g. "QTI SM8750"; before Android 12 the name of the board."""
+        maker, model = self._property("ro.soc.manufacturer"), self._property("ro.soc.model")
+        known = [text for text in (maker, model) if text is not None]
+        return " ".join(known) or self._property("ro.board.platform") or self._property("ro.hardware") or "unknown"
+
+    @property
+    def android(self) -> str:
+        """Android's release, e.g. "15"."""
+        return self._property("ro.build.version.release") or "unknown"
+
+    @property
+    def build(self) -> str:
+        """The build of the system: drivers change with it."""
+        return self._property("ro.build.fingerprint") or self._property("ro.build.id") or "unknown"
+
+    def conditions(self, runtime_version: str) -> Conditions:
+        """The state now."""
+        thermal = self._adb.shell(["dumpsys", "thermalservice"]).stdout
+        # The values of the hardware follow those that the service keeps.
+        current = thermal.partition("Current temperatures")[2] or thermal
+        cpu_c = [float(value) for value, kind in _TEMPERATURE.findall(current) if kind == _CPU]
+        cores = self._cores
+        # One call for all files; of cores that are off there are none.
+        files = [f"{_CPU_FOLDER}/cpu{core}/cpufreq/{name}" for core in cores for name in _FREQUENCIES]
+        found = dict(
+            line.split(":", maxsplit=1) for line in self._adb.shell(["grep", "-H", ".", *files]).stdout.splitlines()
+        )
+
+        def values(name: str) -> list[str]:
+            paths = (f"{_CPU_FOLDER}/cpu{core}/cpufreq/{name}" for core in cores)
+            return [found[path].strip() for path in paths if path in found]
+
+        load = self._adb.shell(["cat", "/proc/loadavg"]).stdout.split()
+        return Conditions(
+            cpu=self.soc,
+            num_cores=len(cores),
+            os=f"Android {self.android}",
+            runtime_version=runtime_version,
+            spinning=False,
+            governor=", ".join(dict.fromkeys(values("scaling_governor"))) or None,
+            temperature_c=max(cpu_c, default=None),
+            load_average_1min=float(load[0]) if load and re.fullmatch(r"\d+\.\d+", load[0]) else None,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            phone=PhoneState(
+                build=self.build,
+                thermal_status=_thermal_status(thermal),
+                battery_c=self._battery_c(),
+                core_mhz=_mhz(values("scaling_cur_freq")),
+                core_limit_mhz=_mhz(values("scaling_max_freq")),
+            ),
+        )
+
+    def wait_until_cool(self, max_thermal_status: int, max_battery_c: float, limit_s: float, poll_s: float) -> float:
+        """Waits until neither limit is exceeded; the seconds that it took. UserError after `limit_s`.
+
+        A phone that tells neither is taken for cool.
+        """
+        begin = time.monotonic()
+        while True:
+            status = _thermal_status(self._adb.shell(["dumpsys", "thermalservice"]).stdout)
+            battery_c = self._battery_c()
+            if (status or 0) <= max_thermal_status and (battery_c is None or battery_c <= max_battery_c):
+                return time.monotonic() - begin
+            if time.monotonic() - begin >= limit_s:
+                word = "unknown" if status is None else f"{status} ({THERMAL_STATUS[min(status, 6)]})"
+                battery = "unknown" if battery_c is None else f"{battery_c:g}"
+                raise UserError(
+                    f"phone {self.name}: too hot after {limit_s:g} s of waiting, thermal status {word}, battery {battery} "
+                    f"degrees Celsius; legal are at most {max_thermal_status} and {max_battery_c:g}; take it out of its "
+                    "case, cool it and start again: what was measured is kept"
+                )
+            time.sleep(poll_s)
+
+    def _property(self, name: str) -> str | None:
+        return self._properties.get(name, "").strip() or None
+
+    @cached_property
+    def _properties(self) -> dict[str, str]:
+        return dict(_PROPERTY.findall(self._adb.shell(["getprop"]).stdout.replace("\r\n", "\n")))
+
+    @cached_property
+    def _cores(self) -> list[int]:
+        """Numbers of the cores, from a list such as "0-3,6"."""
+        text = self._adb.shell(["cat", f"{_CPU_FOLDER}/possible"]).stdout.strip()
+        if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+            return [0]
+        cores: list[int] = []
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            cores += range(int(first), int(last or first) + 1)
+        return cores
+
+    def _battery_c(self) -> float | None:
+        found = _BATTERY.search(self._adb.shell(["dumpsys", "battery"]).stdout)
+        return int(found[1]) / 10.0 if found else None
+
+
+def _thermal_status(dump: str) -> int | None:
+    found = _STATUS.search(dump)
+    return int(found[1]) if found else None
+
+
+def _mhz(values_khz: Sequence[str]) -> tuple[float, ...] | None:
+    return tuple(int(khz) / 1e3 for khz in values_khz if khz.isdecimal()) or None
