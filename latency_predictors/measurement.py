@@ -55,7 +55,11 @@ class PhoneState(BaseModel):
 
 
 class Conditions(BaseModel):
-    """What else decides a latency: the machine and its state when the samples were taken."""
+    """What else decides a latency: the machine and its state when the samples were taken.
+
+    `affinity`: the cores that the measuring process may run on; None where the system does not say, and in
+    records from before it was kept. `phone`: None unless the device is one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +72,7 @@ class Conditions(BaseModel):
     temperature_c: FiniteFloat | None
     load_average_1min: NonNegativeFloat | None
     measured_at: str
+    affinity: tuple[int, ...] | None = None
     phone: PhoneState | None = None
 
 
@@ -221,6 +226,7 @@ def current_conditions(runtime_version: str, spinning: bool) -> Conditions:
         temperature_c=_temperature_c(),
         load_average_1min=load,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
     )
 
 

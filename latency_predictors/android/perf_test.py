@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from latency_predictors.android.adb import TIMED_OUT, Reply
 from latency_predictors.importers import read_measurements
@@ -38,6 +38,13 @@ PRECISIONS: Mapping[Provider, tuple[Precision, ...]] = {
 
 _SIGNALS = {132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV"}
 _GRACE_S = 10.0
+
+
+class Failure(NamedTuple):
+    """Why a call failed, as part of a line; `crashed`: trying again may help."""
+
+    reason: str
+    crashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,33 +109,34 @@ class PerfTest:
             pairs = flags + [key for key in options if key not in flags]
         return " ".join(pairs)
 
-    def failure(self, reply: Reply, seconds: float) -> str | None:
-        """Why a call failed, as part of a line; None if it did not.
+    def failure(self, reply: Reply, seconds: float) -> Failure | None:
+        """What is wrong with a call that took `seconds`; None if nothing is.
 
         Raises UserError where it is nothing about the graph: the provider is not in the build, the phone is full.
         """
-        if reply.says("No space left on device"):
+        if reply.says("No space left on device") or reply.says("failed to open result file"):
             raise out_of_space(reply)
         if reply.says("is not supported in this build"):
             raise UserError(
                 f"provider: {self.provider} is not in the onnxruntime_perf_test at {self.path}; build it with "
                 f"--use_{self.provider}, or choose one that it has ({', '.join(PROVIDERS)})"
             )
+        if reply.says("CANNOT LINK EXECUTABLE"):
+            raise UserError(f"perf_test: {reply.reason}; push the libraries that it needs into its folder")
         if reply.code == 0:
             return None
-        if reply.says("CANNOT LINK EXECUTABLE"):
-            raise UserError(f"{self.path}: {reply.reason}; push the libraries that it needs beside it")
         if reply.says("fallback to CPU EP has been explicitly disabled"):
-            return (
-                f"not every node would run on {PROVIDERS[self.provider]}; every node must run on the measured provider: "
+            return Failure(
+                f"not all of it would run on {PROVIDERS[self.provider]}; every node must run on the measured provider: "
                 "replace the operators that it lacks, or measure with provider cpu"
             )
         if reply.code == TIMED_OUT or (reply.code == 137 and seconds >= self.timeout_s):
-            return f"onnxruntime_perf_test was stopped after {self.timeout_s:g} s; give a longer timeout_s, or fewer runs"
+            return Failure(f"onnxruntime_perf_test was stopped after {self.timeout_s:g} s; give a larger timeout_s")
         if reply.code in _SIGNALS:
             last = f" ({reply.reason})" if reply.stderr.strip() else ""
-            return f"onnxruntime_perf_test crashed with {_SIGNALS[reply.code]}{last}; run it by hand on the phone"
-        return f"onnxruntime_perf_test failed: {reply.reason}; export the graph again, or leave it out"
+            signal = _SIGNALS[reply.code]
+            return Failure(f"onnxruntime_perf_test crashed with {signal}{last}; run it by hand on the phone", crashed=True)
+        return Failure(f"onnxruntime_perf_test failed: {reply.reason}; export the graph again, or leave it out")
 
     def placement(self, subject: str, profile: Path) -> dict[str, int]:
         """Operators by execution provider, from a profile of onnxruntime; UserError if any ran elsewhere."""

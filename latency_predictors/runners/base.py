@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from latency_predictors.measurement import Measurement, Precision, Recording
 
 Progress = Callable[[int, int, str], None]
 """on_progress(done, total, note)"""
+
+Announce = Callable[[str], None]
+"""announce(subject): what a runner turns to now; cheap (under a microsecond), so that it may stand before every run"""
+
+Sample = Mapping[str, NDArray[Any]]
+"""One set of inputs of a graph: name -> array."""
+
+
+class Prepared(BaseModel):
+    """What became of a float32 graph that a runner turned into its precision.
+
+    settings: how it was quantised, in words of the tool that did it.
+    integer_macs_share: MACs in integer kernels, of all, in [0, 1].
+    float_macs: operators that still multiply in floating point (operator -> MACs).
+    error_l2: relative L2 distance of each output to the float32 graph's, on the first sample.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, str | bool]
+    integer_macs_share: float | None = Field(default=None, ge=0, le=1)
+    float_macs: dict[str, int] = Field(default_factory=dict)
+    error_l2: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 
 
 class MeasureSettings(BaseModel):
@@ -37,9 +61,12 @@ class MeasureSettings(BaseModel):
 class Runner(Protocol):
     """Times ONNX graphs on one device with one runtime, precision and number of threads.
 
-    All subjects of a call are loaded at once: the caller forms groups that fit into memory. Both
-    methods raise UserError, naming the subject, when a graph cannot be loaded or when one of its
+    All subjects of a call are loaded at once: the caller forms groups that fit into memory. `passes` and
+    `measure` raise UserError, naming the subject, when a graph cannot be loaded or when one of its
     nodes would run anywhere else than on this runner's execution provider.
+
+    Runners are made by name (see the package: `make_runner`), also in the worker process that a group is
+    measured in (see runners.worker): a constructor takes JSON-ready keywords only, and is cheap.
     """
 
     @property
@@ -58,12 +85,33 @@ class Runner(Protocol):
     def threads(self) -> int:
         """Threads of one run."""
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the runtime and of what else decides its speed (name -> version); read when asked for."""
+
+    @property
+    def placement(self) -> dict[str, dict[str, int]]:
+        """Of the subjects loaded so far: execution provider -> number of nodes. {} where the runtime does not say."""
+
+    def prepare(self, graph: Path, samples: Sequence[Sample]) -> Prepared | None:
+        """Turns a float32 ONNX file, in place, into the graph that `passes` takes; None if it is that already.
+
+        Quantised precisions are calibrated on `samples` (at least one). The caller does this before a group
+        is measured, in its own process.
+        """
+
     def passes(
-        self, subjects: Mapping[str, Path], settings: MeasureSettings, primer: Path | None = None
+        self,
+        subjects: Mapping[str, Path],
+        settings: MeasureSettings,
+        primer: Path | None = None,
+        announce: Announce | None = None,
     ) -> Iterator[dict[str, Recording]]:
         """Endless passes over the subjects (name -> ONNX file): for callers that keep each as it comes.
 
         `primer` is run before each short run (see runners.round_robin); by default the largest subject.
+        `announce` is called with the subject's name before it is loaded and before each of its runs: when the
+        process dies or stalls, the last one announced was at fault.
         """
 
     def measure(

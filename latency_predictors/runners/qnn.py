@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from latency_predictors.measurement import Measurement, Precision, Recording
-from latency_predictors.qnn import CompileReport, CompileSettings, Steps, compile_subject, find_soc
-from latency_predictors.runners.base import MeasureSettings, Progress
+from latency_predictors.qnn import CompileReport, CompileSettings, Steps, compile_subject, find_soc, toolchain
+from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
 from search_spaces.errors import UserError
 
 
@@ -22,8 +22,17 @@ class QnnRunner:
         UserError: an unknown SoC, or the extra `qnn` is not installed.
     """
 
-    def __init__(self, settings: CompileSettings | None = None) -> None:
+    def __init__(
+        self, settings: CompileSettings | None = None, *, soc: str | None = None, precision: str | None = None
+    ) -> None:
         self._settings = settings or CompileSettings()
+        if soc is not None:
+            self._settings = self._settings.model_copy(update={"soc": soc})
+        if precision is not None:
+            if precision not in ("w8a16", "w8a8"):
+                raise UserError(f"precision: {precision!r} does not run on the NPU; legal are w8a16, w8a8")
+            quantization = self._settings.quantization.model_copy(update={"precision": precision})
+            self._settings = self._settings.model_copy(update={"quantization": quantization})
         self._soc = find_soc(self._settings.soc)
 
     @property
@@ -46,6 +55,20 @@ class QnnRunner:
         """One: the NPU schedules itself."""
         return 1
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the compiler's packages."""
+        return dict(toolchain().model_dump(mode="json"))
+
+    @property
+    def placement(self) -> dict[str, dict[str, int]]:
+        """Nothing: graphs are compiled one by one, and each report counts its nodes."""
+        return {}
+
+    def prepare(self, graph: Path, samples: Sequence[Sample]) -> Prepared | None:
+        """Nothing: :meth:`compile` quantises."""
+        return None
+
     def compile(
         self, subject: str, graph: Path, samples: Path, context: Path, *, check_numerics: bool = False
     ) -> CompileReport:
@@ -54,7 +77,11 @@ class QnnRunner:
         return compile_subject(steps, graph, samples, context, self._settings, check_numerics=check_numerics)
 
     def passes(
-        self, subjects: Mapping[str, Path], settings: MeasureSettings, primer: Path | None = None
+        self,
+        subjects: Mapping[str, Path],
+        settings: MeasureSettings,
+        primer: Path | None = None,
+        announce: Announce | None = None,
     ) -> Iterator[dict[str, Recording]]:
         """Raises UserError: there is no latency here."""
         self._refuse()

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latency_predictors.measurement import Recording, combine
-from latency_predictors.runners.base import MeasureSettings
+from latency_predictors.runners.base import Announce, MeasureSettings
 
 Run = Callable[[], object]
 
@@ -54,13 +54,18 @@ def round_robin(
     *,
     single_thread: bool,
     load_primer: Callable[[], Run],
+    announce: Announce | None = None,
 ) -> Iterator[dict[str, Samples]]:
     """Endless passes over the runs.
 
     `single_thread` says that a run stays on the calling thread. `load_primer` is called once if at
-    all: a primer of long runs need not be in memory.
+    all: a primer of long runs need not be in memory. `announce` is told which subject is turned to, each time.
     """
-    length_ms = {name: _warm_up(run, settings.warm_up) for name, run in runs.items()}
+    turn_to = announce or (lambda name: None)
+    length_ms: dict[str, float] = {}
+    for name, run in runs.items():
+        turn_to(name)
+        length_ms[name] = _warm_up(run, settings.warm_up)
     short = {name for name in runs if length_ms[name] < _LONG_RUN_MS}
     primer: Run | None = None
     if short:
@@ -74,6 +79,7 @@ def round_robin(
         for _ in range(settings.rounds_per_pass):
             for index in rng.permutation(len(names)):
                 name = names[index]
+                turn_to(name)
                 block[::_LINE].sum()
                 if primer is not None and name in short:
                     primer()
@@ -119,16 +125,26 @@ def _evict_bytes() -> int:
 class Session:
     """Decides after each pass whether a measuring session is over; keeps what was recorded."""
 
-    def __init__(self, num_subjects: int, settings: MeasureSettings) -> None:
+    def __init__(
+        self, num_subjects: int, settings: MeasureSettings, cpu_clock: Callable[[], float] = time.process_time
+    ) -> None:
+        """`cpu_clock` gives the processor time, in seconds, of the process that measures.
+
+        Where the runs are on another device, that process only waits: what they took there counts instead.
+        """
         self._settings = settings
         self._limit_s = settings.max_seconds * num_subjects
-        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+        self._cpu_clock = cpu_clock
+        self._wall_start, self._cpu_start = time.perf_counter(), cpu_clock()
+        self._first_pass_id, self._timed_s = time.time_ns(), 0.0
         self.recordings: dict[str, list[Recording]] = {}
 
     def add(self, recordings: Mapping[str, Recording]) -> None:
         """Keeps one pass (or an earlier session's, before the first)."""
         for name, recording in recordings.items():
             self.recordings.setdefault(name, []).append(recording)
+            if recording.pass_id >= self._first_pass_id:
+                self._timed_s += sum(recording.cpu_ms) / 1e3
 
     @property
     def num_rounds(self) -> int:
@@ -138,7 +154,7 @@ class Session:
     @property
     def share(self) -> float:
         """Share of the time limit that is used, in [0, 1]: for a progress line; tight intervals may end it sooner."""
-        wall_s, cpu_s = time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+        wall_s, cpu_s = self._spent_s
         return min(1.0, min(wall_s, cpu_s) / self._limit_s)
 
     @property
@@ -146,9 +162,14 @@ class Session:
         """Whether the intervals are tight, or the time is up."""
         # Where others have the processor half of the time, the wall clock would allow half of the
         # samples just when more are needed. With several threads the wall clock is the slower one.
-        wall_s, cpu_s = time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+        wall_s, cpu_s = self._spent_s
         if min(wall_s, cpu_s) >= self._limit_s:
             return True
         return self.num_rounds >= self._settings.min_repeats and all(
             combine(rs).ci95_half_width_pct <= self._settings.target_ci_pct for rs in self.recordings.values()
         )
+
+    @property
+    def _spent_s(self) -> tuple[float, float]:
+        cpu_s = self._cpu_clock() - self._cpu_start
+        return time.perf_counter() - self._wall_start, max(cpu_s, self._timed_s)
