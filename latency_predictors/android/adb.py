@@ -81,15 +81,18 @@ class Adb:
         self._program = program
         self._serial = self._choose(serial)
 
-    def shell(self, arguments: Sequence[str], timeout_s: float = _CALL_S) -> Reply:
-        """Runs a program on the phone. A call without answer for `timeout_s` gives the code TIMED_OUT."""
-        for argument in arguments:
+    def shell(self, *commands: Sequence[str], timeout_s: float = _CALL_S) -> Reply:
+        """Runs programs on the phone, one after another; the code is the last one's.
+
+        A call without answer for `timeout_s` gives the code TIMED_OUT. UserError for an argument that is not legal.
+        """
+        for argument in (argument for command in commands for argument in command):
             if not _LEGAL.fullmatch(argument):
                 raise UserError(
                     f"argument for the phone: {shown(argument)} is not legal; legal are letters, digits, blanks and "
                     "_@%+=:,./|-; rename the file or option"
                 )
-        reply = self._call(["-s", self._serial, "shell", shlex.join(arguments)], timeout_s)
+        reply = self._call(["-s", self._serial, "shell", "; ".join(map(shlex.join, commands))], timeout_s)
         if reply.code != 0:
             self.check_connected()
         return reply

@@ -20,7 +20,8 @@ _STATUS = re.compile(r"^\s*Thermal Status: (\d+)\s*$", re.MULTILINE)
 _TEMPERATURE = re.compile(r"Temperature\{mValue=(-?[\d.]+), mType=(-?\d+),")
 _BATTERY = re.compile(r"^\s*temperature: (-?\d+)\s*$", re.MULTILINE)
 _FREQUENCIES = ("scaling_governor", "scaling_cur_freq", "scaling_max_freq")
-_CPU, _CPU_FOLDER = "0", "/sys/devices/system/cpu"
+_CPU, _CPU_FOLDER, _LOAD = "0", "/sys/devices/system/cpu", "/proc/loadavg"
+_HEAT = (("dumpsys", "thermalservice"), ("dumpsys", "battery"))
 
 
 class Phone:
@@ -56,22 +57,20 @@ class Phone:
 
     def conditions(self, runtime_version: str) -> Conditions:
         """The state now."""
-        thermal = self._adb.shell(["dumpsys", "thermalservice"]).stdout
-        # The values of the hardware follow those that the service keeps.
-        current = thermal.partition("Current temperatures")[2] or thermal
-        cpu_c = [float(value) for value, kind in _TEMPERATURE.findall(current) if kind == _CPU]
         cores = self._cores
-        # One call for all files; of cores that are off there are none.
         files = [f"{_CPU_FOLDER}/cpu{core}/cpufreq/{name}" for core in cores for name in _FREQUENCIES]
-        found = dict(
-            line.split(":", maxsplit=1) for line in self._adb.shell(["grep", "-H", ".", *files]).stdout.splitlines()
-        )
+        # "path:value"; of cores that are off there are no lines.
+        said = self._adb.shell(*_HEAT, ["grep", "-H", ".", *files, _LOAD]).stdout
+        found = dict(line.split(":", maxsplit=1) for line in said.splitlines() if line.startswith("/"))
 
         def values(name: str) -> list[str]:
             paths = (f"{_CPU_FOLDER}/cpu{core}/cpufreq/{name}" for core in cores)
             return [found[path].strip() for path in paths if path in found]
 
-        load = self._adb.shell(["cat", "/proc/loadavg"]).stdout.split()
+        # The temperatures of the hardware follow those that the service keeps.
+        current = said.partition("Current temperatures")[2] or said
+        load = re.match(r"\d+\.\d+", found.get(_LOAD, ""))
+        thermal_status, battery_c = _heat(said)
         return Conditions(
             cpu=self.soc,
             num_cores=len(cores),
@@ -79,13 +78,13 @@ class Phone:
             runtime_version=runtime_version,
             spinning=False,
             governor=", ".join(dict.fromkeys(values("scaling_governor"))) or None,
-            temperature_c=max(cpu_c, default=None),
-            load_average_1min=float(load[0]) if load and re.fullmatch(r"\d+\.\d+", load[0]) else None,
+            temperature_c=max((float(c) for c, kind in _TEMPERATURE.findall(current) if kind == _CPU), default=None),
+            load_average_1min=float(load[0]) if load else None,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
             phone=PhoneState(
                 build=self.build,
-                thermal_status=_thermal_status(thermal),
-                battery_c=self._battery_c(),
+                thermal_status=thermal_status,
+                battery_c=battery_c,
                 core_mhz=_mhz(values("scaling_cur_freq")),
                 core_limit_mhz=_mhz(values("scaling_max_freq")),
             ),
@@ -98,8 +97,7 @@ class Phone:
         """
         begin = time.monotonic()
         while True:
-            status = _thermal_status(self._adb.shell(["dumpsys", "thermalservice"]).stdout)
-            battery_c = self._battery_c()
+            status, battery_c = _heat(self._adb.shell(*_HEAT).stdout)
             if (status or 0) <= max_thermal_status and (battery_c is None or battery_c <= max_battery_c):
                 return time.monotonic() - begin
             if time.monotonic() - begin >= limit_s:
@@ -131,14 +129,11 @@ class Phone:
             cores += range(int(first), int(last or first) + 1)
         return cores
 
-    def _battery_c(self) -> float | None:
-        found = _BATTERY.search(self._adb.shell(["dumpsys", "battery"]).stdout)
-        return int(found[1]) / 10.0 if found else None
 
-
-def _thermal_status(dump: str) -> int | None:
-    found = _STATUS.search(dump)
-    return int(found[1]) if found else None
+def _heat(said: str) -> tuple[int | None, float | None]:
+    """Thermal status and degrees Celsius of the battery, from what `_HEAT` prints."""
+    status, battery = _STATUS.search(said), _BATTERY.search(said)
+    return int(status[1]) if status else None, int(battery[1]) / 10.0 if battery else None
 
 
 def _mhz(values_khz: Sequence[str]) -> tuple[float, ...] | None:

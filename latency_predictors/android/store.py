@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +27,7 @@ class Store:
         self._published: list[str] = []
 
     def __enter__(self) -> Store:
-        self._do("mkdir", "-p", self._run)
+        self._do(["mkdir", "-p", self._run])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -44,16 +44,15 @@ class Store:
         target = f"{self._folder}/{kind}/{_digest(files)}"
         if self.adb.shell(["test", "-d", target]).code != 0:
             part = f"{target}.part"
-            self._do("rm", "-rf", part)
-            self._do("mkdir", "-p", part)
+            self._do(["rm", "-rf", part], ["mkdir", "-p", part])
             for name, file in files.items():
                 reply = self.adb.push(file, f"{part}/{name}")
                 if reply.code != 0:
                     self.adb.shell(["rm", "-rf", part])
                     raise self._error(reply, f"{part}/{name}")
                 if program:
-                    self._do("chmod", "755", f"{part}/{name}")
-            self._do("mv", part, target)
+                    self._do(["chmod", "755", f"{part}/{name}"])
+            self._do(["mv", part, target])
         if not keep and target not in self._published:
             self._published.append(target)
         return target
@@ -86,10 +85,10 @@ class Store:
         sums = [line.split()[0] for line in said.splitlines() if line.strip()]
         return "+".join(text[:_DIGITS] for text in sums) or "unknown"
 
-    def _do(self, *arguments: str) -> None:
-        reply = self.adb.shell(arguments)
+    def _do(self, *commands: Sequence[str]) -> None:
+        reply = self.adb.shell(*commands)
         if reply.code != 0:
-            raise self._error(reply, arguments[-1])
+            raise self._error(reply, commands[-1][-1])
 
     def _error(self, reply: Reply, path: str) -> UserError:
         if reply.says("No space left on device"):

@@ -299,7 +299,7 @@ class _Calls:
         failure: Failure | None = None
         for _ in range(_ATTEMPTS):
             begin = time.monotonic()
-            reply = self._store.adb.shell(command, self._tool.patience_s)
+            reply = self._store.adb.shell(command, timeout_s=self._tool.patience_s)
             failure = self._tool.failure(reply, time.monotonic() - begin)
             if failure is None:
                 return

@@ -3,14 +3,12 @@
 PHONE (below) is the folder: `devices.json` lists what is connected, `phone.json` says how the phone behaves, `root/`
 is its file system, `calls.log` gets every call. On the phone are the programs that the runner uses, as the phone
 has them; onnxruntime_perf_test really runs the graph with onnxruntime on this machine, refuses flags that the
-real one does not have, and writes result and profile as the real one does.
+real one does not have, and writes result and profile as the real one does. A process that has onnxruntime
+loaded (perf_server.py) does that for it: loading takes longer than all the rest.
 """
 
 import json
 import os
-import shlex
-import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -62,6 +60,8 @@ def device(serial: str) -> None:
 
 
 def transfer(verb: str, source: str, target: str) -> None:
+    import shutil
+
     if verb == "push":
         if not free_bytes_left(os.path.getsize(source)):
             stop(f"adb: error: failed to copy '{source}' to '{target}': remote couldn't write: No space left on device")
@@ -80,6 +80,8 @@ def shell(words: list[str]) -> int:
     name, *rest = words
     if name == "timeout":
         assert rest[:2] == ["-s", "KILL"] and int(rest[2]) > 0, rest
+        import signal
+
         signal.signal(signal.SIGALRM, lambda *_: sys.exit(137))
         signal.alarm(int(rest[2]))
         return shell(rest[3:])
@@ -119,6 +121,8 @@ def shell(words: list[str]) -> int:
         on_disk(rest[0]).rename(on_disk(rest[1]))
         return 0
     if name == "rm":
+        import shutil
+
         assert rest[0] == "-rf", rest
         for path in rest[1:]:
             shutil.rmtree(on_disk(path), ignore_errors=True)
@@ -224,48 +228,19 @@ def perf_test(words: list[str]) -> int:
 
 
 def run(flags: dict[str, str], model: Path, result: Path, state: dict) -> int:
-    import numpy as np
-    import onnxruntime
+    import socket
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(flags["x"])
-    options.log_severity_level = 4
-    if "D" in flags:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if "p" in flags:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(on_disk(flags["p"]))
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        print(error, file=sys.stderr)
-        return 255
-    assert "I" in flags, "there is no test data for model"
-    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
-    feeds = {
-        i.name: np.full([n if isinstance(n, int) else 1 for n in i.shape], 0.5 if "float" in i.type else 0, types[i.type])
-        for i in session.get_inputs()
-    }
-    seconds = []
-    for _ in range(1 + int(flags["r"])):
-        begin = time.perf_counter()
-        session.run(None, feeds)
-        seconds.append(time.perf_counter() - begin)
-    if "p" in flags:
-        profile = Path(session.end_profiling())
-        events = json.loads(profile.read_text())
-        kernels = [e for e in events if e["cat"] == "Node" and "provider" in e.get("args", {})]
-        for event in kernels[1:] if state.get("falls_back") == "profile" else kernels:
-            event["args"]["provider"] = PROVIDERS[flags["e"]]
-        profile.write_text(json.dumps(events))
-    if not free_bytes_left(1):
-        print(f"failed to open result file '{result}'. will dump stats to output.", file=sys.stderr)
-        return 0
-    with result.open("a") as file:
-        for index, value in enumerate(seconds[1:]):
-            file.write(f"{model.parent.name},{value:g},104857600,97,{index}\n")
+    full = not free_bytes_left(1)
+    request = {"flags": flags, "model": str(model), "result": str(result), "full": full,
+               "profile": str(on_disk(flags["p"])) if "p" in flags else None,
+               "provider": PROVIDERS[flags["e"]], "strays": state.get("falls_back") == "profile"}  # fmt: skip
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(state["server"])
+        server.sendall(json.dumps(request).encode() + b"\n")
+        answer = json.loads(server.makefile().readline())
+    print(answer["stderr"], file=sys.stderr)
     print(f"Setting intra_op_num_threads to {flags['x']}\nSession creation time cost: 0.01 s")
-    return 0
+    return answer["code"]
 
 
 def main(words: list[str]) -> None:
@@ -283,13 +258,23 @@ def main(words: list[str]) -> None:
     if verb == "get-state":
         print("device")
     elif verb == "shell":
+        import shlex
+
         assert len(rest) == 1, "one word, quoted for the phone's shell"
         lexer = shlex.shlex(rest[0], posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
-        parts = list(lexer)
-        if parts != shlex.split(rest[0]):
-            stop(f"sh: syntax that would run something else: {rest[0]}", 2)
-        sys.exit(shell(parts))
+        commands: list[list[str]] = [[]]
+        for part in lexer:
+            if part == ";":
+                commands.append([])
+            elif part in ("&", "&&", "|", "||", "<", ">", ">>", "(", ")"):
+                stop(f"sh: the phone would run something else: {rest[0]}", 2)
+            else:
+                commands[-1].append(part)
+        code = 0
+        for command in commands:
+            code = shell(command)
+        sys.exit(code)
     else:
         transfer(verb, *rest)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +39,25 @@ _PROPERTIES = {
 }
 
 
+@cache
+def perf_server() -> str:
+    """The socket of this process's perf_server."""
+    folder = Path(tempfile.mkdtemp(prefix="perf-"))
+    script = Path(__file__).with_name("perf_server.py")
+    process = subprocess.Popen([sys.executable, str(script), str(folder / "socket")])
+    while not (folder / "socket").exists():
+        assert process.poll() is None, "perf_server did not start"
+        time.sleep(0.01)
+
+    @atexit.register
+    def end() -> None:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+    return str(folder / "socket")
+
+
 class FakePhone:
     """A phone with two cores, cool, with onnxruntime_perf_test on it."""
 
@@ -42,7 +67,7 @@ class FakePhone:
         self.root.mkdir(parents=True)
         self.connect({SERIAL: "device"})
         state = {"properties": _PROPERTIES, "thermal": THERMAL, "thermal_status": 0, "battery_c": 28.5}
-        (folder / "phone.json").write_text(json.dumps({**state, "providers": ["cpu", "xnnpack", "nnapi", "qnn"]}))
+        (folder / "phone.json").write_text(json.dumps({**state, "server": perf_server(), "providers": ["cpu", "xnnpack", "nnapi", "qnn"]}))
         self.write("/sys/devices/system/cpu/possible", "0-1")
         for core, limit in ((0, 2200000), (1, 3300000)):
             for name, text in (("governor", "walt"), ("cur_freq", "1100000"), ("max_freq", str(limit))):
@@ -52,7 +77,7 @@ class FakePhone:
         self.disk(BINARY).chmod(0o755)
         self.adb = folder / "adb"
         script = Path(__file__).with_name("fake_adb.py").read_text().replace("@PHONE@", str(folder))
-        self.adb.write_text(f"#!{sys.executable}\n{script}")
+        self.adb.write_text(f"#!{sys.executable} -SE\n{script}")
         self.adb.chmod(0o755)
 
     def behave(self, **changes: Any) -> None:
