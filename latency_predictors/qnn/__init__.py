@@ -3,11 +3,12 @@
 Nothing here yields a latency: on a PC there is none to be had.
 """
 
-from latency_predictors.qnn.compiler import Compiled, Toolchain, compile_graph, emulate, relative_l2, toolchain
+from latency_predictors.qnn.compiler import Compiled, Toolchain, compile_graph, emulate, toolchain
 from latency_predictors.qnn.quantization import QuantizationSettings, quantize_graph
 from latency_predictors.qnn.report import CompileReport, read_report, write_report
 from latency_predictors.qnn.socs import SOCS, Soc, find_soc
 from latency_predictors.qnn.steps import CompileSettings, Steps, compile_subject, read_samples, write_samples
+from latency_predictors.quantization import relative_l2
 
 __all__ = [
     "SOCS",

@@ -19,12 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from latency_predictors.qnn.quantization import Sample, fitting_inputs
 from latency_predictors.qnn.socs import Soc
+from latency_predictors.quantization import fitting_inputs
+from latency_predictors.runners.base import Sample
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,15 +123,6 @@ def emulate(context: Path, soc: Soc, sample: Sample) -> dict[str, NDArray[Any]]:
     inputs = fitting_inputs(context.name, session, sample)
     names = [node.name for node in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
-
-
-def relative_l2(value: ArrayLike, reference: ArrayLike) -> float:
-    """||value - reference|| / ||reference||, of arrays of one shape; NaN where the reference is all zero."""
-    wanted = np.asarray(reference, dtype=np.float64)
-    found = np.asarray(value, dtype=np.float64)
-    assert found.shape == wanted.shape
-    norm = float(np.linalg.norm(wanted))
-    return float(np.linalg.norm(found - wanted)) / norm if norm else float("nan")
 
 
 def _session(

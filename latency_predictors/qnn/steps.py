@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from latency_predictors import isolated
-from latency_predictors.qnn.compiler import Optimization, binary_path, compile_graph, emulate, relative_l2, toolchain
-from latency_predictors.qnn.quantization import QuantizationSettings, Sample, fitting_inputs, open_graph, quantize_graph
+from latency_predictors.qnn.compiler import Optimization, binary_path, compile_graph, emulate, toolchain
+from latency_predictors.qnn.quantization import QuantizationSettings, quantize_graph
 from latency_predictors.qnn.report import CompileReport, Step
 from latency_predictors.qnn.socs import find_soc
+from latency_predictors.quantization import fitting_inputs, open_graph, relative_l2
+from latency_predictors.runners.base import Sample
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:

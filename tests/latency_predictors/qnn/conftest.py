@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from latency_predictors.qnn.quantization import Sample
+from latency_predictors.runners.base import Sample
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from latency_predictors import isolated
 from latency_predictors.qnn import CompileSettings, find_soc, quantize_graph, toolchain, write_samples
 from latency_predictors.qnn.compiler import binary_path, compile_graph, emulate
-from latency_predictors.qnn.quantization import Sample, open_graph
-from latency_predictors.runners.base import MeasureSettings, Runner
+from latency_predictors.quantization import open_graph
+from latency_predictors.runners.base import MeasureSettings, Runner, Sample
 from latency_predictors.runners.qnn import QnnRunner
 from search_spaces.errors import UserError
 

@@ -18,8 +18,8 @@ from latency_predictors.qnn import (
     write_samples,
 )
 from latency_predictors.qnn.compiler import failure_reason
-from latency_predictors.qnn.quantization import Sample
 from latency_predictors.qnn.report import Status
+from latency_predictors.runners.base import Sample
 from search_spaces.errors import UserError
 
 TOOLS = Toolchain(onnxruntime="1.32.0", onnxruntime_qnn="2.7.0", qairt="2.51.0")
