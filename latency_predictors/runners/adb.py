@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,10 +11,9 @@ from typing import get_args
 import numpy as np
 
 from latency_predictors.android import PROVIDERS, Adb, PerfTest, Phone, Provider, remote_path
-from latency_predictors.android.perf_test import PRECISIONS, Failure
+from latency_predictors.android.perf_test import PRECISIONS
+from latency_predictors.android.calls import Calls, graph_files
 from latency_predictors.android.store import Store
-from latency_predictors.graphs import data_path
-from latency_predictors.importers.perf_test import read_runs_ms
 from latency_predictors.measurement import Measurement, Precision, Recording, combine_all
 from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
 from latency_predictors.runners.round_robin import Session
@@ -23,9 +21,6 @@ from search_spaces.errors import UserError, shown
 
 FOLDER = "/data/local/tmp/nanosd"
 """Where adb's user may write and run programs."""
-
-_ATTEMPTS = 3
-
 
 class AdbRunner:
     """Runner (see runners.base) for a phone.
@@ -171,11 +166,11 @@ class AdbRunner:
         rng = np.random.default_rng(settings.seed)
         names = list(subjects)
         with Store(adb, self._folder) as store:
-            calls = _Calls(store, tool, settings)
+            calls = Calls(store, tool, settings)
             graphs: dict[str, str] = {}
             for name, path in subjects.items():
                 turn_to(name)
-                graphs[name] = store.publish("graphs", _files(name, path)) + "/model.onnx"
+                graphs[name] = store.publish("graphs", graph_files(name, path)) + "/model.onnx"
                 phone.wait_until_cool(*self._cool)
                 self._placement[name] = calls.profile(name, graphs[name])
             while True:
@@ -262,56 +257,3 @@ class AdbRunner:
             )
             self._tool = tool, store.fingerprint(remote)
         return self._tool
-
-
-class _Calls:
-    """Processes on the phone, one subject each."""
-
-    def __init__(self, store: Store, tool: PerfTest, settings: MeasureSettings) -> None:
-        self._store, self._tool = store, tool
-        # The tool makes one run of its own before those that it tells.
-        self._num_skipped = settings.warm_up - 1
-        self._repeats = settings.rounds_per_pass + self._num_skipped
-
-    def profile(self, subject: str, model: str) -> dict[str, int]:
-        """Operators by provider; UserError, naming the subject, if it cannot run or runs elsewhere."""
-        prefix = self._store.new_name("profile")
-        self._call(subject, self._tool.command(model, self._store.new_name("unused.csv"), 1, profile=prefix))
-        with tempfile.TemporaryDirectory(prefix="phone-") as scratch:
-            # onnxruntime appends the time to the name.
-            local = self._store.fetch(self._store.find(prefix), Path(scratch) / "profile.json")
-            return self._tool.placement(subject, local)
-
-    def time(self, subject: str, model: str) -> tuple[float, ...]:
-        """Milliseconds of each run after warm-up."""
-        result = self._store.new_name("result.csv")
-        self._call(subject, self._tool.command(model, result, self._repeats))
-        with tempfile.TemporaryDirectory(prefix="phone-") as scratch:
-            runs_ms = read_runs_ms(self._store.fetch(result, Path(scratch) / "result.csv"))
-        if len(runs_ms) != self._repeats:
-            raise UserError(
-                f"graph of {subject}: onnxruntime_perf_test told {len(runs_ms)} runs instead of {self._repeats}; "
-                "give one built from a release of onnxruntime"
-            )
-        return tuple(runs_ms[self._num_skipped :])
-
-    def _call(self, subject: str, command: Sequence[str]) -> None:
-        failure: Failure | None = None
-        for _ in range(_ATTEMPTS):
-            begin = time.monotonic()
-            reply = self._store.adb.shell(command, timeout_s=self._tool.patience_s)
-            failure = self._tool.failure(reply, time.monotonic() - begin)
-            if failure is None:
-                return
-            if not failure.crashed:
-                break
-        assert failure is not None
-        raise UserError(f"graph of {subject}: {failure.reason}")
-
-
-def _files(subject: str, path: Path) -> dict[str, Path]:
-    """What makes a graph: its file and that of its weights, under the name by which the graph finds it."""
-    if not path.is_file():
-        raise UserError(f"graph of {subject}: {path} does not exist; export it first")
-    weights = data_path(path)
-    return {"model.onnx": path, **({weights.name: weights} if weights.is_file() else {})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,26 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latency_predictors.measurement import cpu_name
+from latency_predictors.runners.adb import AdbRunner
 from latency_predictors.runners.base import MeasureSettings, Runner
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.runners.openvino import OpenVinoRunner
 from search_spaces.errors import UserError
+from tests.latency_predictors.android.phones import phone_runner
+
+
+
+def openvino() -> Runner:
+    if find_spec("openvino") is None:
+        pytest.skip("needs the extra: pip install 'nanosd-nas[openvino]'")
+    return OpenVinoRunner()
+
 
 RUNNERS: dict[str, Callable[[], Runner]] = {
+    "adb": phone_runner,
     "onnxruntime-cpu": OnnxRuntimeRunner,
     "onnxruntime-cpu, two threads": lambda: OnnxRuntimeRunner(threads=2),
+    "openvino": openvino,
 }
 QUICK = MeasureSettings(warm_up=2, min_repeats=10, rounds_per_pass=5, max_seconds=0.4, target_ci_pct=50)
 
@@ -60,7 +74,7 @@ def test_every_subject_has_one_complete_record(runner: Runner, tmp_path: Path) -
         assert record.ci95_ms[0] <= record.median_ms <= record.ci95_ms[1]
         assert record.p10_ms <= record.median_ms <= record.p90_ms
         assert record.num_samples >= 1
-        assert record.conditions.cpu == cpu_name()
+        assert (record.conditions.cpu == cpu_name()) == (record.conditions.phone is None)
     assert measured["short"].median_ms < measured["long"].median_ms
     assert notes[-1][:2] == (2, 2)
 
@@ -108,6 +122,7 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_no_threads_are_refused() -> None:
+@pytest.mark.parametrize("runner_class", [AdbRunner, OnnxRuntimeRunner, OpenVinoRunner])
+def test_no_threads_are_refused(runner_class: Callable[..., Runner]) -> None:
     with pytest.raises(UserError, match="threads: 0"):
-        OnnxRuntimeRunner(threads=0)
+        runner_class(threads=0)

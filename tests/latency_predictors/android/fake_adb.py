@@ -1,20 +1,32 @@
-"""A stand-in for the adb binary, with a folder as the phone. `install` in phones.py writes it as an executable.
+"""Stands in for the adb binary, with folders as phones.
 
-PHONE (below) is the folder: `devices.json` lists what is connected, `phone.json` says how the phone behaves, `root/`
-is its file system, `calls.log` gets every call. On the phone are the programs that the runner uses, as the phone
-has them; onnxruntime_perf_test really runs the graph with onnxruntime on this machine, refuses flags that the
-real one does not have, and writes result and profile as the real one does. A process that has onnxruntime
-loaded (perf_server.py) does that for it: loading takes longer than all the rest.
+The binary itself is a script of a few lines (see phones.py) that hands its arguments to this process and prints what
+comes back: `python fake_adb.py SOCKET` answers each call in a fork, because starting Python and loading onnxruntime for
+each would take longer than all the rest. It ends with its parent.
+
+PHONE is the folder of the phone that a call is for: `devices.json` lists what is connected, `phone.json` says how
+the phone behaves, `root/` is its file system, `calls.log` gets every call. On the phone are the programs that the
+runner uses, as Android has them; onnxruntime_perf_test really runs the graph with onnxruntime on this machine,
+refuses flags that the real one does not have, and writes result and profile as the real one does.
 """
 
+import hashlib
+import io
 import json
 import os
+import shlex
+import shutil
+import signal
+import socket
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-PHONE = Path("@PHONE@")
-ROOT = PHONE / "root"
+import numpy as np
+import onnxruntime
+
+PHONE = ROOT = Path()
 # command_args_parser.cc of onnxruntime 1.23 (Abseil): flags with a value, and switches.
 VALUED = set("f F m e r t p x y c d o u i S T C R".split()) | {
     "opt_data", "opt_weight_min_size", "spin_duration_us", "plugin_ep_libs", "plugin_eps", "data_shape",
@@ -60,8 +72,6 @@ def device(serial: str) -> None:
 
 
 def transfer(verb: str, source: str, target: str) -> None:
-    import shutil
-
     if verb == "push":
         if not free_bytes_left(os.path.getsize(source)):
             stop(f"adb: error: failed to copy '{source}' to '{target}': remote couldn't write: No space left on device")
@@ -80,8 +90,6 @@ def shell(words: list[str]) -> int:
     name, *rest = words
     if name == "timeout":
         assert rest[:2] == ["-s", "KILL"] and int(rest[2]) > 0, rest
-        import signal
-
         signal.signal(signal.SIGALRM, lambda *_: sys.exit(137))
         signal.alarm(int(rest[2]))
         return shell(rest[3:])
@@ -121,8 +129,6 @@ def shell(words: list[str]) -> int:
         on_disk(rest[0]).rename(on_disk(rest[1]))
         return 0
     if name == "rm":
-        import shutil
-
         assert rest[0] == "-rf", rest
         for path in rest[1:]:
             shutil.rmtree(on_disk(path), ignore_errors=True)
@@ -134,8 +140,6 @@ def shell(words: list[str]) -> int:
         print("\n".join(sorted(p.name for p in on_disk(rest[0]).iterdir())))
         return 0
     if name == "sha256sum":
-        import hashlib
-
         for path in rest:
             if on_disk(path).is_file():
                 print(hashlib.sha256(on_disk(path).read_bytes()).hexdigest() + "  " + path)
@@ -228,19 +232,45 @@ def perf_test(words: list[str]) -> int:
 
 
 def run(flags: dict[str, str], model: Path, result: Path, state: dict) -> int:
-    import socket
-
-    full = not free_bytes_left(1)
-    request = {"flags": flags, "model": str(model), "result": str(result), "full": full,
-               "profile": str(on_disk(flags["p"])) if "p" in flags else None,
-               "provider": PROVIDERS[flags["e"]], "strays": state.get("falls_back") == "profile"}  # fmt: skip
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(state["server"])
-        server.sendall(json.dumps(request).encode() + b"\n")
-        answer = json.loads(server.makefile().readline())
-    print(answer["stderr"], file=sys.stderr)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(flags["x"])
+    options.log_severity_level = 4
+    if "D" in flags:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if "p" in flags:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(on_disk(flags["p"]))
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        print(error, file=sys.stderr)
+        return 255
+    assert "I" in flags, "there is no test data for model"
+    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+    feeds = {
+        i.name: np.full([n if isinstance(n, int) else 1 for n in i.shape], 0.5 if "float" in i.type else 0, types[i.type])
+        for i in session.get_inputs()
+    }
+    seconds = []
+    for _ in range(1 + int(flags["r"])):
+        begin = time.perf_counter()
+        session.run(None, feeds)
+        seconds.append(time.perf_counter() - begin)
+    if "p" in flags:
+        profile = Path(session.end_profiling())
+        events = json.loads(profile.read_text())
+        kernels = [e for e in events if e["cat"] == "Node" and "provider" in e.get("args", {})]
+        for event in kernels[1:] if state.get("falls_back") == "profile" else kernels:
+            event["args"]["provider"] = PROVIDERS[flags["e"]]
+        profile.write_text(json.dumps(events))
+    if not free_bytes_left(1):
+        print(f"failed to open result file '{result}'. will dump stats to output.", file=sys.stderr)
+        return 0
+    with result.open("a") as file:
+        for index, value in enumerate(seconds[1:]):
+            file.write(f"{model.parent.name},{value:g},104857600,97,{index}\n")
     print(f"Setting intra_op_num_threads to {flags['x']}\nSession creation time cost: 0.01 s")
-    return answer["code"]
+    return 0
 
 
 def main(words: list[str]) -> None:
@@ -258,8 +288,6 @@ def main(words: list[str]) -> None:
     if verb == "get-state":
         print("device")
     elif verb == "shell":
-        import shlex
-
         assert len(rest) == 1, "one word, quoted for the phone's shell"
         lexer = shlex.shlex(rest[0], posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -279,4 +307,43 @@ def main(words: list[str]) -> None:
         transfer(verb, *rest)
 
 
-main(sys.argv[1:])
+def answer(connection: socket.socket) -> None:
+    """Runs one call, its words separated by NUL, the phone's folder first: exit code, size of stdout, stdout, stderr."""
+    global PHONE, ROOT
+    folder, *words = connection.makefile().read().split("\0")
+    PHONE, ROOT = Path(folder), Path(folder) / "root"
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        try:
+            main(words)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except Exception as error:  # the stand-in itself is wrong
+            print(f"stand-in for adb: {type(error).__name__}: {error}", file=sys.stderr)
+            code = 99
+    printed = stdout.getvalue().encode()
+    connection.sendall(f"{code} {len(printed)}\n".encode() + printed + stderr.getvalue().encode())
+
+
+def serve(path: str) -> None:
+    parent = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{path}.new")
+        server.listen()
+        os.rename(f"{path}.new", path)  # who sees it can connect
+        server.settimeout(1.0)
+        while os.getppid() == parent:
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(None)
+                if os.fork() == 0:
+                    answer(connection)
+                    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
