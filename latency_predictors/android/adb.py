@@ -72,16 +72,16 @@ class Adb:
     Parameters
     ----------
     serial: as `adb devices` lists it; None: the only phone that is connected.
-    program: adb's name or path.
+    program: adb's name or path. call_s: wall time after which a call counts as unanswered.
 
     Raises (every method): UserError where adb is missing, or the phone is not there (any more).
     """
 
-    def __init__(self, serial: str | None = None, program: str = "adb") -> None:
-        self._program = program
+    def __init__(self, serial: str | None = None, program: str = "adb", *, call_s: float = _CALL_S) -> None:
+        self._program, self._call_s = program, call_s
         self._serial = self._choose(serial)
 
-    def shell(self, *commands: Sequence[str], timeout_s: float = _CALL_S) -> Reply:
+    def shell(self, *commands: Sequence[str], timeout_s: float | None = None) -> Reply:
         """Runs programs on the phone, one after another; the code is the last one's.
 
         A call without answer for `timeout_s` gives the code TIMED_OUT. UserError for an argument that is not legal.
@@ -92,7 +92,7 @@ class Adb:
                     f"argument for the phone: {shown(argument)} is not legal; legal are letters, digits, blanks and "
                     "_@%+=:,./|-; rename the file or option"
                 )
-        reply = self._call(["-s", self._serial, "shell", "; ".join(map(shlex.join, commands))], timeout_s)
+        reply = self._call(["-s", self._serial, "shell", "; ".join(map(shlex.join, commands))], timeout_s or self._call_s)
         if reply.code != 0:
             self.check_connected()
         return reply
@@ -107,7 +107,7 @@ class Adb:
 
     def check_connected(self) -> None:
         """Raises UserError if the phone has gone."""
-        reply = self._call(["-s", self._serial, "get-state"], _CALL_S)
+        reply = self._call(["-s", self._serial, "get-state"], self._call_s)
         if reply.code == 0 and reply.stdout.strip() == "device":
             return
         raise UserError(
@@ -122,7 +122,7 @@ class Adb:
         return reply
 
     def _choose(self, serial: str | None) -> str:
-        reply = self._call(["devices"], _CALL_S)
+        reply = self._call(["devices"], self._call_s)
         if reply.code != 0:
             raise UserError(f"adb: `adb devices` failed: {reply.reason}; run `adb kill-server` and try again")
         listed = reply.stdout.partition("List of devices attached")[2].splitlines()

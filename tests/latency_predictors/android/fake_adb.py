@@ -260,8 +260,10 @@ def run(flags: dict[str, str], model: Path, result: Path, state: dict) -> int:
         profile = Path(session.end_profiling())
         events = json.loads(profile.read_text())
         kernels = [e for e in events if e["cat"] == "Node" and "provider" in e.get("args", {})]
-        for event in kernels[1:] if state.get("falls_back") == "profile" else kernels:
-            event["args"]["provider"] = PROVIDERS[flags["e"]]
+        stray = kernels[0]["name"] if state.get("falls_back") == "profile" else None
+        for event in kernels:
+            if event["name"] != stray:
+                event["args"]["provider"] = PROVIDERS[flags["e"]]
         profile.write_text(json.dumps(events))
     if not free_bytes_left(1):
         print(f"failed to open result file '{result}'. will dump stats to output.", file=sys.stderr)
