@@ -11,6 +11,7 @@ import typer
 
 from experiments.build_command import build
 from experiments.exits import resumable, run_app
+from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
@@ -202,6 +203,7 @@ def predict(
 
 
 app.command()(build)
+app.command()(measure)
 
 
 @teacher_app.command("random")

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from latency_predictors.graphs import export_onnx, graph_bytes, remove_onnx
 from latency_predictors.journal import Journal
 from latency_predictors.measurement import Measurement
+from latency_predictors.measuring import GroupSettings, measure_all
 from latency_predictors.profile import Check, DeviceProfile, fit_additive
-from latency_predictors.runners.base import MeasureSettings, Progress, Runner
-from latency_predictors.runners.round_robin import Session
+from latency_predictors.runners import RunnerSpec
+from latency_predictors.runners.base import Progress, Runner
 from latency_predictors.subjects import BASE, Subjects, option_subject
+from latency_predictors.teacher_graphs import TeacherGraphs
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
@@ -33,17 +34,13 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 
-class CalibrationSettings(MeasureSettings):
-    """MeasureSettings, and what to measure: `num_fit` whole U-Nets to fit, `num_check` unseen ones to check.
-
-    Graphs are measured together until their files exceed `group_bytes`; onnxruntime holds about three
-    times that.
-    """
+class CalibrationSettings(GroupSettings):
+    """GroupSettings, and what to measure: `num_fit` whole U-Nets to fit, `num_check` unseen ones to check."""
 
     threads: PositiveInt = 1
+    precision: Literal["float32", "w8a8", "w8a16"] = "float32"
     num_fit: int = Field(default=8, ge=3)
     num_check: int = Field(default=12, ge=1)
-    group_bytes: PositiveInt = 1536 << 20
 
 
 def calibrate(
@@ -57,7 +54,7 @@ def calibrate(
     on_progress: Progress | None = None,
     *,
     teacher_key: str,
-    runner: Runner | None = None,
+    runner: RunnerSpec | Runner | None = None,
 ) -> DeviceProfile:
     """Measures and fits a profile; goes on where an interrupted call with the same `work_dir` stopped.
 
@@ -69,17 +66,21 @@ def calibrate(
         (1, num_tokens, context_dim) text context.
     work_dir: gets measurements.jsonl and, until they are measured, the graphs.
     on_progress: (subjects measured, by the share of their time, subjects in all, note).
+    runner: by default onnxruntime on this machine's CPU, with the threads and precision of `settings`; see
+        measuring.measure_all for what a runner and a runner by name differ in.
 
-    Raises UserError when `work_dir` holds another calibration, or the space is too small to check.
+    Raises UserError when `work_dir` holds another calibration, the space is too small to check, or a subject could
+    not be measured (all others are, and kept; another call tries the failed ones again).
     """
     if runner is None:
-        from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
-
-        runner = OnnxRuntimeRunner(settings.threads)
+        runner = RunnerSpec(
+            name="onnxruntime-cpu", options={"threads": settings.threads, "precision": settings.precision}
+        )
     subjects = Subjects(unet, space, latent_size, num_tokens, context_dim)
     fit_nets, check_nets = choose_networks(subjects, settings)
     names = [BASE, *(option_subject(s, o) for s in space.stages for o in space.options[s] if o != NONE)]
     names += [c.id for c in (*fit_nets, *check_nets)]
+    made = runner.make() if isinstance(runner, RunnerSpec) else runner
     journal = Journal(
         work_dir / "measurements.jsonl",
         {
@@ -88,13 +89,20 @@ def calibrate(
             "latent_size": latent_size,
             "num_tokens": num_tokens,
             "context_dim": context_dim,
-            "device": runner.device,
-            "runtime": runner.runtime,
-            "precision": runner.precision,
-            "threads": runner.threads,
+            "device": made.device,
+            "runtime": made.runtime,
+            "precision": made.precision,
+            "threads": made.threads,
         },
     )
-    _measure(names, subjects, runner, settings, journal, work_dir / "graphs", on_progress)
+    journal.retry(names)
+    measure_all(names, TeacherGraphs(subjects), runner, settings, journal, work_dir / "graphs", on_progress)
+    for name in names:
+        if name in journal.failed:
+            raise UserError(
+                f"calibration: {name} cannot be measured: {journal.failed[name]}; the other subjects are, so that "
+                "calibrating again measures only what failed"
+            )
     measured = journal.measurements()
     return build_profile(
         space, measured, fit_nets, check_nets, teacher_key=teacher_key, latent_size=latent_size, num_tokens=num_tokens
@@ -119,60 +127,6 @@ def choose_networks(subjects: Subjects, settings: CalibrationSettings) -> tuple[
             chosen.append(row)
     nets = [space.decode(row) for row in space.from_stage_rows(np.array(chosen))]
     return nets[: settings.num_fit], nets[settings.num_fit :]
-
-
-def _measure(
-    names: Sequence[str],
-    subjects: Subjects,
-    runner: Runner,
-    settings: CalibrationSettings,
-    journal: Journal,
-    folder: Path,
-    on_progress: Progress | None,
-) -> None:
-    """Exports and measures what the journal does not hold yet, in groups that fit into memory."""
-
-    def report(note: str, under_way: int = 0) -> None:
-        if on_progress is not None:
-            on_progress(len(journal.finished) + under_way, len(names), note)
-
-    pending = [name for name in names if name not in journal.finished]
-    primer = folder / "primer.onnx"
-    while pending:
-        group: dict[str, Path] = {}
-        while pending and sum(map(graph_bytes, group.values())) < settings.group_bytes:
-            name = pending.pop(0)
-            report(f"export {name}")
-            group[name] = folder / (name.replace("/", "_") + ".onnx")
-            _export(subjects, name, group[name])
-        if not graph_bytes(primer):
-            _export(subjects, subjects.primer.id, primer)
-        session: Session | None = None
-        for recordings in runner.passes(group, settings, primer):
-            if session is None:
-                session = Session(len(group), settings)
-                for name in group:
-                    for earlier in journal.recordings.get(name, []):
-                        session.add({name: earlier})
-            session.add(recordings)
-            journal.add_pass(recordings.values())
-            # All subjects of a group end together: what is shown as done is the group's share of its time.
-            report(f"{len(group)} in turn, round {session.num_rounds}", int(session.share * len(group)))
-            if session.is_over:
-                break
-        journal.finish(list(group))
-        for path in group.values():
-            remove_onnx(path)
-        report("measured")
-    remove_onnx(primer)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _export(subjects: Subjects, name: str, path: Path) -> None:
-    if not graph_bytes(path):  # files appear complete or not at all, so one that is there is good
-        module, inputs, input_names, output_names = subjects.build(name)
-        export_onnx(module, inputs, path, input_names, output_names)
 
 
 def build_profile(

@@ -17,7 +17,7 @@ Shapes = Sequence[Sequence[int]]
 
 
 def _convolution(inputs: Shapes, output: Sequence[int], weight: int) -> int:
-    """Output elements times the weights (C_out, C_in / groups, ...) of one of them; in any layout of the activations."""
+    """Output elements times the weights (C_out, C_in / groups, ...) of one of them; activations in any layout."""
     return math.prod(output) * math.prod(inputs[weight][1:])
 
 

@@ -1,4 +1,4 @@
-"""The journal of a calibration: one JSON line per finished pass of a subject, safe against SIGKILL."""
+"""The journal of measurements: one JSON line per finished pass of a subject, safe against SIGKILL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from latency_predictors.manifest import Manifest, SubjectFacts
 from latency_predictors.measurement import Measurement, Recording, combine_all
 from search_spaces.errors import UserError
 
 
 class Journal:
-    """Append-only lines in `path`: {"context": ...} first, then {"recording": ...} and {"finished": [...]}.
+    """Append-only lines in `path`: {"context": ...} first, then one of these.
+
+    {"recording": ...}: a pass of a subject; {"finished": [...]}: subjects that are done; {"failed": {subject: reason}};
+    {"retry": [...]}: subjects whose failure no longer counts; {"facts": {subject: ...}}; {"manifest": ...}: the
+    session as it ended, the last one counts. Journals of earlier versions have the first two.
 
     `context` says what the measurements depend on: a journal of another context is refused. A last line
     torn by a kill is cut off; any other unreadable line is an error.
@@ -23,6 +28,9 @@ class Journal:
         self._path = path
         self.recordings: dict[str, list[Recording]] = {}
         self.finished: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.facts: dict[str, SubjectFacts] = {}
+        self.manifest: Manifest | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
@@ -43,19 +51,28 @@ class Journal:
                 if changed:
                     key = changed[0]
                     raise UserError(
-                        f"{where}: {key} is {found.get(key)!r}, this calibration's is {context.get(key)!r}; "
+                        f"{where}: {key} is {found.get(key)!r}, this session's is {context.get(key)!r}; "
                         "delete the file or use another directory"
                     )
             elif "recording" in entry:
                 recording = Recording.model_validate(entry["recording"])
                 self.recordings.setdefault(recording.subject, []).append(recording)
+            elif "failed" in entry:
+                self.failed.update(entry["failed"])
+            elif "retry" in entry:
+                for subject in entry["retry"]:
+                    self.failed.pop(subject, None)
+            elif "facts" in entry:
+                self.facts.update({k: SubjectFacts.model_validate(v) for k, v in entry["facts"].items()})
+            elif "manifest" in entry:
+                self.manifest = Manifest.model_validate(entry["manifest"])
             else:
                 self.finished += entry["finished"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"{where}: not a line of a calibration journal; delete the file and calibrate again"
+                f"{where}: not a line of a measurement journal; delete the file and measure again"
             ) from None
 
     def add_pass(self, recordings: Iterable[Recording]) -> None:
@@ -69,6 +86,31 @@ class Journal:
         """Marks subjects as measured: they are never measured again."""
         self._append([{"finished": list(subjects)}])
         self.finished += subjects
+
+    def fail(self, subject: str, reason: str) -> None:
+        """Marks a subject that cannot be measured; it is tried again only after :meth:`retry`."""
+        self._append([{"failed": {subject: reason}}])
+        self.failed[subject] = reason
+
+    def retry(self, subjects: Sequence[str]) -> None:
+        """Forgets failures."""
+        forgotten = [name for name in subjects if name in self.failed]
+        if forgotten:
+            self._append([{"retry": forgotten}])
+            for name in forgotten:
+                del self.failed[name]
+
+    def learn(self, facts: Mapping[str, SubjectFacts]) -> None:
+        """Keeps what is known of subjects' graphs; what is kept already is not written again."""
+        new = {name: fact for name, fact in facts.items() if self.facts.get(name) != fact}
+        if new:
+            self._append([{"facts": {name: fact.model_dump(mode="json") for name, fact in new.items()}}])
+            self.facts.update(new)
+
+    def close(self, manifest: Manifest) -> None:
+        """Writes the manifest of the session that ends."""
+        self._append([{"manifest": manifest.model_dump(mode="json")}])
+        self.manifest = manifest
 
     def measurements(self) -> dict[str, Measurement]:
         """The finished subjects' measurements."""

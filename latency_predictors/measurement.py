@@ -117,7 +117,7 @@ class Recording(BaseModel):
 
 _MIN_CLEAN = 5
 _MIN_CLEAN_SHARE = 0.25
-_MIN_FOR_LEVEL = 8
+MIN_FOR_LEVEL = 8
 
 
 def combine(recordings: Sequence[Recording], levels: Mapping[int, float] | None = None) -> Measurement:
@@ -167,7 +167,7 @@ def pass_levels(recordings: Mapping[str, Sequence[Recording]]) -> dict[int, floa
         for r in passes:
             if r.wall_ms:
                 ratios.setdefault(r.pass_id, []).append(float(np.median(r.wall_ms)) / overall)
-    return {key: float(np.median(r)) if len(r) >= _MIN_FOR_LEVEL else 1.0 for key, r in ratios.items()}
+    return {key: float(np.median(r)) if len(r) >= MIN_FOR_LEVEL else 1.0 for key, r in ratios.items()}
 
 
 def median_interval(num_samples: int, confidence: float = 0.95) -> tuple[int, int]:

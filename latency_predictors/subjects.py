@@ -63,6 +63,7 @@ class Subjects:
     ) -> None:
         self.unet = unet
         self.space = space
+        self.latent_size = latent_size
         self._shapes = (
             (1, int(unet.conv_in.in_channels), latent_size, latent_size),
             (1, num_tokens, context_dim),
@@ -83,19 +84,28 @@ class Subjects:
         inputs = self._network_inputs("cpu")
         if name == BASE:
             module: nn.Module = _Base(self._network(self.primer))
-            return _ready(module), inputs[:2], _NETWORK_INPUTS[:2], ("noise", "time_embedding")
+            return ready(module), inputs[:2], _NETWORK_INPUTS[:2], ("noise", "time_embedding")
         if "/" in name:
             stage, option = name.split("/")
             shapes, num_outputs = self._interfaces[stage]
-            generator = torch.Generator().manual_seed(0)
             return (
-                _ready(build_stage(self.unet, stage, option, copy=self._on_meta)),
-                tuple(torch.randn(shape, generator=generator) for shape in shapes),
+                ready(build_stage(self.unet, stage, option, copy=self._on_meta)),
+                self.stage_inputs(stage),
                 tuple([f"in{i}" for i in range(len(shapes) - 2)] + ["time_embedding", "context"]),
                 tuple(f"out{i}" for i in range(num_outputs)),
             )
         candidate = Candidate.from_id(name, self.space.stages)
-        return _ready(WholeUNet(self._network(candidate))), inputs, _NETWORK_INPUTS, ("noise",)
+        return ready(WholeUNet(self._network(candidate))), inputs, _NETWORK_INPUTS, ("noise",)
+
+    def stage_inputs(self, stage: str, device: str = "cpu") -> tuple[Tensor, ...]:
+        """Example inputs of a stage: h and skips, time embedding, text context."""
+        generator = torch.Generator().manual_seed(0)
+        return tuple(torch.randn(shape, generator=generator).to(device) for shape in self._interfaces[stage][0])
+
+    def run_base(self) -> None:
+        """Runs what is outside the stages once, where the teacher's weights are."""
+        inputs = self._network_inputs(str(self.unet.device))
+        _Base(assemble(self.unet, self.primer, copy=False))(*inputs[:2])
 
     @property
     def _on_meta(self) -> bool:
@@ -126,7 +136,7 @@ class Subjects:
         }
 
 
-def _ready(module: nn.Module) -> nn.Module:
+def ready(module: nn.Module) -> nn.Module:
     """In eval mode, on the processor; meta weights become small random ones."""
     if any(p.is_meta for p in module.parameters()):
         module = module.to_empty(device="cpu")

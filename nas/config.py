@@ -52,6 +52,9 @@ class Calibration(Section):
         None, description="a device profile (JSON) made before by `nanosd calibrate`; null measures on this machine"
     )
     threads: int = Field(1, ge=1, le=1024, description="onnxruntime threads")
+    precision: Literal["float32", "w8a8", "w8a16"] = Field(
+        "float32", description="what graphs are quantised to before they are measured"
+    )
     warm_up: int = Field(3, ge=1, le=10_000, description="runs of each graph that are not counted")
     min_repeats: int = Field(20, ge=3, le=100_000, description="least counted runs of each graph")
     max_seconds: float = Field(40.0, gt=0, le=86_400, description="time for all measurements of options, about")

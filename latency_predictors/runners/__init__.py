@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -49,17 +51,29 @@ def make_runner(name: str, **options: Any) -> Runner:
     Raises:
         UserError: an unknown name or option, or what the runner itself refuses (its runtime is not here).
     """
-    target = _RUNNERS.get(name, name)
-    module, _, attribute = target.partition(":")
+    runner_options(name, options)
+    runner: Runner = _factory(name)(**options)
+    return runner
+
+
+def runner_options(name: str, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, ...]:
+    """Options that the runner of this name has.
+
+    Raises:
+        UserError: an unknown name, or an option in `given` that it does not have.
+    """
+    legal = tuple(inspect.signature(_factory(name)).parameters)
+    for option in given:
+        if option not in legal:
+            raise UserError(f"runner {name!r}: option {option!r} is not known; legal are {', '.join(legal) or 'none'}")
+    return legal
+
+
+def _factory(name: str) -> Any:
+    module, _, attribute = _RUNNERS.get(name, name).partition(":")
     if not attribute:
         raise UserError(f"runner {name!r} is not known; legal are {', '.join(_RUNNERS)}")
     try:
-        factory = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"runner {name!r} cannot be imported: {error}; legal are {', '.join(_RUNNERS)}") from None
-    legal = list(inspect.signature(factory).parameters)
-    for option in options:
-        if option not in legal:
-            raise UserError(f"runner {name!r}: option {option!r} is not known; legal are {', '.join(legal) or 'none'}")
-    runner: Runner = factory(**options)
-    return runner

@@ -15,6 +15,7 @@ from diffusers import UNet2DConditionModel
 
 from latency_predictors.calibration import CalibrationSettings, calibrate, choose_networks
 from latency_predictors.journal import Journal
+from latency_predictors.manifest import REFERENCE
 from latency_predictors.profile import DeviceProfile
 from latency_predictors.subjects import BASE, Subjects
 from search_spaces.errors import UserError
@@ -44,6 +45,8 @@ def recorded_passes(folder: Path) -> dict[str, int]:
         entry = json.loads(line)
         if "recording" in entry:
             subject = entry["recording"]["subject"]
+            if subject == REFERENCE:
+                continue
             counts[subject] = counts.get(subject, 0) + 1
     return counts
 

@@ -1,0 +1,216 @@
+"""`nanosd measure`: latencies of blocks, whole networks and single operators, as a file to calibrate from."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from experiments.output import print_json, print_mapping, print_rows, say
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from latency_predictors.manifest import Manifest
+    from latency_predictors.measurement import Measurement
+    from latency_predictors.runners import RunnerSpec
+    from nas.measure_plan import Plan
+
+_SECONDS_EACH = 0.7
+_MOST_ROWS = 40
+
+
+def measure(
+    blocks: Annotated[
+        str | None, typer.Option(metavar="all|E1/RA,...", help="Stage options; all: every one, and the base.")
+    ] = None,
+    candidates: Annotated[
+        list[str] | None, typer.Option("--candidates", metavar="ID", help="Whole networks by id or name; repeatable.")
+    ] = None,
+    random: Annotated[int, typer.Option(min=0, help="This many random candidates of the space.")] = 0,
+    vae: Annotated[
+        str | None, typer.Option(metavar="all|VD/teacher,...", help="Halves of the VAE, of a space of pipelines.")
+    ] = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="The distinct convolutions, linear layers, norms and attentions.")
+    ] = False,
+    onnx: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="ONNX files as they are; repeatable.")] = None,
+    teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
+    space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
+    runner: Annotated[str, typer.Option(help="What measures; an unknown name lists them.")] = "onnxruntime-cpu",
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of one run.")] = None,
+    precision: Annotated[
+        Literal["float32", "float16", "w8a8", "w8a16"] | None, typer.Option(help="What graphs are turned into first.")
+    ] = None,
+    cores: Annotated[str | None, typer.Option(metavar="0,1", help="Cores to stay on.")] = None,
+    soc: Annotated[str | None, typer.Option(help="With --runner qnn: the SoC to compile for.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another option of the runner; repeatable.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.001, help="Time for all, about; without it 0.7 s a subject.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Longest load or run; what takes longer has failed.")] = 300.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random candidates and the order of runs.")] = 0,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Read the teacher's shapes only: its weights need not be there.")
+    ] = False,
+    latent_size: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of the latents; without it the teacher's.")
+    ] = None,
+    num_tokens: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Of the text; without it the teacher's.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    check: Annotated[bool, typer.Option(help="With --runner qnn: emulate, to check the numerics.")] = True,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")] = Path(
+        "runs/measure"
+    ),
+    list_: Annotated[bool, typer.Option("--list", help="Say what would be measured, and how long about.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Measure blocks, whole networks, operators or ONNX files; what is finished is kept and not repeated."""
+    from latency_predictors.runners import RunnerSpec, runner_options
+    from nas.measure_plan import Wanted, plan
+    from nas.quiet import quiet
+
+    given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
+    options = {key: value for key, value in given.items() if value is not None} | _options(option or [])
+    runner_options(runner, options)  # an unknown name is said before anything is loaded
+    spec = RunnerSpec(name=runner, options=options)
+    wanted = Wanted(
+        teacher=teacher,
+        space=space,
+        blocks=blocks,
+        vae=vae,
+        candidates=tuple(candidates or ()),
+        random=random,
+        seed=seed,
+        operators=operators,
+        onnx=tuple(onnx or ()),
+        random_weights=random_weights,
+        latent_size=latent_size,
+        num_tokens=num_tokens,
+    )
+    quiet()
+    planned = plan(wanted, only_names=list_)
+    seconds = max_seconds or _SECONDS_EACH * len(planned.names)
+    if list_:
+        facts = {"subjects": list(planned.names), "about_seconds": seconds, "writes": out}
+        if json:
+            print_json(facts)
+        else:
+            print("\n".join(planned.names))
+            print(f"{len(planned.names)} subjects, about {seconds:.0f} s of measuring and the export of each; to {out}")
+        return
+    if runner == "qnn":
+        from experiments.measure_qnn import compile_all
+
+        compile_all(planned, spec, out, check=check, json=json, seed=seed)
+        return
+    settings = {"max_seconds": seconds / len(planned.names), "timeout_s": timeout_s, "seed": seed}
+    manifest, measured = run(planned, spec, settings, out, retry_failed=retry_failed)
+    _print(manifest, measured, out, json)
+
+
+def run(
+    planned: "Plan", spec: "RunnerSpec", settings: dict[str, Any], out: Path, *, retry_failed: bool = False
+) -> tuple["Manifest", dict[str, "Measurement"]]:
+    """Measure what is planned; write measurements.jsonl as it goes, then measurements.csv and manifest.json.
+
+    Raises:
+        UserError: `out` holds measurements of something else, or nothing could be measured.
+    """
+    from latency_predictors.journal import Journal
+    from latency_predictors.measurement_csv import as_csv
+    from latency_predictors.measuring import GroupSettings, measure_all
+    from nas.atomic import ensure_writable, write_bytes, write_json
+    from nas.progress import Progress
+    from nas.run.phases import step_counter
+
+    made = spec.make()
+    facts = {"device": made.device, "runtime": made.runtime, "precision": made.precision, "threads": made.threads}
+    ensure_writable(out)
+    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts})
+    if retry_failed:
+        journal.retry(planned.names)
+    with Progress().phase("measure", len(planned.names)) as phase:
+        manifest = measure_all(
+            planned.names,
+            planned.graphs,
+            spec,
+            GroupSettings(**settings),
+            journal,
+            out / "graphs",
+            step_counter(phase),
+        )
+    measured = journal.measurements()
+    if manifest is None or not measured:
+        reason = next(iter(journal.failed.values()), "nothing was measured")
+        raise UserError(f"no subject could be measured ({len(journal.failed)} failed): {reason}")
+    write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
+    write_json(out / "manifest.json", manifest.model_dump(mode="json"))
+    return manifest, {name: measured[name] for name in planned.names if name in measured}
+
+
+def _print(manifest: "Manifest", measured: dict[str, "Measurement"], out: Path, json: bool) -> None:
+    if json:
+        print_json({"manifest": manifest, "measurements": measured})
+    else:
+        rows = [
+            {
+                "subject": m.subject,
+                "latency_ms": m.median_ms,
+                "ci95_pct": m.ci95_half_width_pct,
+                "num_samples": m.num_samples,
+                "clock": m.clock,
+            }
+            for m in measured.values()
+        ]
+        print_rows(rows[:_MOST_ROWS])
+        if len(rows) > _MOST_ROWS:
+            print(f"and {len(rows) - _MOST_ROWS} more in measurements.csv")
+        facts: dict[str, Any] = {
+            "device": manifest.device,
+            "runtime": manifest.runtime,
+            "precision": manifest.precision,
+            "threads": manifest.threads,
+            "nodes": ", ".join(f"{count} {provider}" for provider, count in manifest.placement.items()),
+            "drift_pct": None if manifest.drift is None else manifest.drift.drift_pct,
+        }
+        quantization = manifest.quantization
+        if quantization is not None and quantization.integer_macs_share is not None:
+            least, most = quantization.integer_macs_share
+            facts["MACs_in_integer_kernels"] = f"{100 * least:.0f} to {100 * most:.0f} % of a subject's"
+            facts["multiply_in_float"] = quantization.float_operators
+            facts["worst_error_l2"] = quantization.worst_error_l2
+        print_mapping(facts)
+        print(f"results: {out / 'measurements.csv'}")
+    for name, reason in manifest.failed.items():
+        say(f"{name} failed: {reason}")
+    if manifest.failed:
+        say(f"{len(manifest.failed)} failed and are left out; --retry-failed tries them again")
+    if manifest.drift is not None and manifest.drift.warning is not None:
+        say(manifest.drift.warning)
+
+
+def _cores(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--cores {text}: not whole numbers with commas between, such as 0,1") from None
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """KEY=VALUE, the value as JSON where it is JSON, as text otherwise."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--option {text}: not KEY=VALUE, such as serial=emulator-5554")
+        try:
+            found[key] = json_module.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

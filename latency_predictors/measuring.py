@@ -1,0 +1,281 @@
+"""Measures many graphs in groups, each group in a process of its own, with a journal that outlives any kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from latency_predictors.graphs import graph_bytes, remove_onnx
+from latency_predictors.journal import Journal
+from latency_predictors.manifest import (
+    REFERENCE,
+    Manifest,
+    SubjectFacts,
+    drift_of,
+    summarise_quantization,
+    total_placement,
+)
+from latency_predictors.measurement import Conditions, Recording, current_conditions
+from latency_predictors.runners import RunnerSpec
+from latency_predictors.runners.base import MeasureSettings, Progress, Runner, Sample
+from latency_predictors.runners.round_robin import Session
+from latency_predictors.runners.worker import Broken, GroupWorker, Pass
+from search_spaces.errors import UserError
+
+
+class GroupSettings(MeasureSettings):
+    """MeasureSettings, and what a group of graphs may cost.
+
+    group_bytes: graphs are measured together until their files exceed this; onnxruntime holds about three times
+        that, and the activations of one run: all sessions of a group share one arena. It is lowered to an eighth
+        of the memory that is available.
+    timeout_s: longest that one load or one run may take; what takes longer is stopped and counts as hung.
+    memory_limit_bytes: private memory of the measuring process; by default nine tenths of what is available.
+        A group that needs more is split.
+    """
+
+    group_bytes: PositiveInt = 1536 << 20
+    timeout_s: PositiveFloat = Field(default=300.0, allow_inf_nan=False)
+    memory_limit_bytes: PositiveInt | None = None
+
+
+class Graphs(Protocol):
+    """Where the graphs come from."""
+
+    @property
+    def primer(self) -> str:
+        """Name of the graph that is run before short ones and, as the reference, in every pass."""
+
+    def write(self, name: str, path: Path) -> Sequence[Sample]:
+        """Writes the float32 graph of this name; its inputs, to calibrate on (at least one where it is quantised)."""
+
+
+def measure_all(
+    names: Sequence[str],
+    graphs: Graphs,
+    runner: RunnerSpec | Runner,
+    settings: GroupSettings,
+    journal: Journal,
+    folder: Path,
+    on_progress: Progress | None = None,
+) -> Manifest | None:
+    """Measures what the journal does not hold yet; call again after a kill, and it goes on.
+
+    Parameters
+    ----------
+    runner: by name, to measure each group in a process of its own: a subject that crashes or hangs it is marked as
+        failed in the journal, and the others go on. A runner itself measures in this process.
+    folder: takes the graphs until they are measured.
+    on_progress: (subjects done, by the share of their time, subjects in all, note).
+
+    Returns the session's manifest, which is also in the journal; the journal's last one if there was nothing to do.
+    """
+    assert REFERENCE not in names
+    work = _Work(names, graphs, runner, settings, journal, folder, on_progress)
+    pending = [name for name in names if name not in journal.finished and name not in journal.failed]
+    if not pending:
+        return journal.manifest
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    smallest_group = len(pending)
+    while pending:
+        group, pending = work.next_group(pending)
+        if group:
+            num, left = work.measure(group)
+            pending = left + pending
+            smallest_group = min(smallest_group, num) if num else smallest_group
+    work.clean_up()
+    made = work.runner
+    facts = {name: fact for name, fact in journal.facts.items() if name in names}
+    manifest = Manifest(
+        device=made.device,
+        runtime=made.runtime,
+        precision=made.precision,
+        threads=made.threads,
+        versions=made.versions,
+        conditions=work.last_conditions or current_conditions(next(iter(made.versions.values()), "unknown"), False),
+        settings=settings.model_dump(mode="json"),
+        placement=total_placement(facts),
+        quantization=summarise_quantization(facts),
+        drift=drift_of(journal.recordings.get(REFERENCE, ()), smallest_group),
+        num_subjects=len(names),
+        failed={name: reason for name, reason in journal.failed.items() if name in names},
+        started_at=started_at,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    journal.close(manifest)
+    if manifest.drift is not None and manifest.drift.warning is not None:
+        work.report(manifest.drift.warning)
+    return manifest
+
+
+class _Work:
+    """One call of measure_all: exports groups and measures them."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        graphs: Graphs,
+        runner: RunnerSpec | Runner,
+        settings: GroupSettings,
+        journal: Journal,
+        folder: Path,
+        on_progress: Progress | None,
+    ) -> None:
+        self._names, self._graphs, self._settings, self._journal = names, graphs, settings, journal
+        self._folder, self._on_progress = folder, on_progress
+        self._spec = runner if isinstance(runner, RunnerSpec) else None
+        self.runner: Runner = runner.make() if isinstance(runner, RunnerSpec) else runner
+        self._primer = folder / "primer.onnx"
+        self._prepared: dict[str, SubjectFacts] = {}
+        self._cpu_s = 0.0
+        self.last_conditions: Conditions | None = None
+
+    def report(self, note: str, under_way: int = 0) -> None:
+        if self._on_progress is not None:
+            done = sum(name in self._journal.failed or name in self._journal.finished for name in self._names)
+            self._on_progress(done + under_way, len(self._names), note)
+
+    def next_group(self, pending: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+        """Exports the next subjects, as many as go together: their graphs, and those that are left."""
+        limit = min(self._settings.group_bytes, _available_bytes() // 8)
+        group: dict[str, Path] = {}
+        left = list(pending)
+        while left and sum(map(graph_bytes, group.values())) < limit:
+            name = left.pop(0)
+            path = self._folder / (name.replace("/", "_") + ".onnx")
+            self.report(f"export {name}")
+            try:
+                self._export(name, name, path)
+            except UserError as error:
+                self._journal.fail(name, str(error))
+                self.report(f"{name} failed: {error}")
+                continue
+            group[name] = path
+        self._export(REFERENCE, self._graphs.primer, self._primer)
+        return group, left
+
+    def _export(self, subject: str, graph: str, path: Path) -> None:
+        if graph_bytes(path):  # files appear complete or not at all, so one that is there is good
+            return
+        raw = path.with_name(f".{path.name}")
+        prepared = self.runner.prepare(raw, self._graphs.write(graph, raw))
+        if prepared is not None and subject != REFERENCE:
+            self._journal.learn({subject: SubjectFacts(prepared=prepared)})
+        raw.replace(path)
+
+    def measure(self, group: dict[str, Path]) -> tuple[int, list[str]]:
+        """Measures a group: the number of subjects that it had in the end, and those that have to wait for the next."""
+        left: list[str] = []
+        while group:
+            broken = self._until_over(group)
+            if broken is None:
+                break
+            names = list(group)
+            if broken.subject is None or broken.subject == REFERENCE:
+                raise UserError(f"measuring: {broken.reason}; no subject is at fault, mend this and go on")
+            if broken.fault == "out_of_memory" and len(group) > 1:
+                kept = max(1, names.index(broken.subject))
+                self.report(f"out of memory with {len(group)} graphs; {kept} at a time")
+                for name in names[kept:]:
+                    del group[name]
+                left = names[kept:] + left
+                continue
+            self._journal.fail(broken.subject, broken.reason)
+            remove_onnx(group.pop(broken.subject))
+            self.report(f"{broken.subject} failed: {broken.reason}")
+        self._journal.finish(list(group))
+        for path in group.values():
+            remove_onnx(path)
+        self.report("measured")
+        return len(group), left
+
+    def _until_over(self, group: Mapping[str, Path]) -> Broken | None:
+        """Passes over a group until its session is over (None), or what broke it."""
+        session: Session | None = None
+        graphs = {**group, REFERENCE: self._primer}
+        with self._source(graphs) as source:
+            while True:
+                made = source.next_pass()
+                if isinstance(made, Broken):
+                    return made
+                self._cpu_s = made.cpu_s
+                if session is None:
+                    # The clock starts with the first pass: loading is not measuring.
+                    session = Session(len(group), self._settings, lambda: self._cpu_s)
+                    for name in group:
+                        for earlier in self._journal.recordings.get(name, []):
+                            session.add({name: earlier})
+                    self._learn_placement(group, made)
+                session.add({name: made.recordings[name] for name in group})
+                self._journal.add_pass(made.recordings.values())
+                self.last_conditions = next(iter(made.recordings.values())).conditions
+                # All subjects of a group end together: what is shown as done is the group's share of its time.
+                self.report(f"{len(group)} in turn, round {session.num_rounds}", int(session.share * len(group)))
+                if session.is_over:
+                    return None
+
+    def _source(self, graphs: Mapping[str, Path]) -> GroupWorker | _InThisProcess:
+        if self._spec is None:
+            return _InThisProcess(self.runner, graphs, self._settings, self._primer)
+        limit = self._settings.memory_limit_bytes or _available_bytes() * 9 // 10
+        return GroupWorker(
+            self._spec,
+            graphs,
+            self._settings,
+            self._primer,
+            timeout_s=self._settings.timeout_s,
+            memory_limit_bytes=limit,
+        )
+
+    def _learn_placement(self, group: Mapping[str, Path], made: Pass) -> None:
+        known = self._journal.facts
+        self._journal.learn(
+            {
+                name: known.get(name, SubjectFacts()).model_copy(update={"placement": made.placement.get(name, {})})
+                for name in group
+            }
+        )
+
+    def clean_up(self) -> None:
+        """Removes the primer, and the folder if nothing else is in it."""
+        remove_onnx(self._primer)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+
+class _InThisProcess:
+    """GroupWorker's interface around a runner of this process: a graph that is refused costs only itself, no more."""
+
+    def __init__(self, runner: Runner, graphs: Mapping[str, Path], settings: MeasureSettings, primer: Path) -> None:
+        self._runner = runner
+        self._turned_to: str | None = None
+        self._passes: Iterator[dict[str, Recording]] = runner.passes(graphs, settings, primer, announce=self._announce)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        close = getattr(self._passes, "close", None)
+        if close is not None:
+            close()
+
+    def _announce(self, name: str) -> None:
+        self._turned_to = name
+
+    def next_pass(self) -> Pass | Broken:
+        try:
+            recordings = next(self._passes)
+        except UserError as error:
+            return Broken(self._turned_to, "refused", str(error))
+        return Pass(recordings, self._runner.placement, time.process_time())
+
+
+def _available_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,117 @@
+"""Graphs to measure: those of a teacher and a search space, and ONNX files that somebody has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from latency_predictors.graphs import data_path, export_onnx
+from latency_predictors.runners.base import Sample
+from latency_predictors.subjects import Exportable, Subjects
+from search_spaces.errors import UserError
+from search_spaces.vae_option import VAE_ENCODER, VAE_STAGES
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class TeacherGraphs:
+    """Graphs (see measuring.Graphs) of a teacher's subjects by name.
+
+    "base", a stage option ("E1/RA"), half a VAE ("VD/teacher"; needs `vae`), the id of a U-Net, or an operator of
+    `operators` (see operators.find_operators).
+    """
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        vae: AutoencoderKL | None = None,
+        operators: Mapping[str, Callable[[], Exportable]] | None = None,
+    ) -> None:
+        self._subjects, self._vae, self._operators = subjects, vae, operators or {}
+
+    @property
+    def primer(self) -> str:
+        """A whole U-Net of moderate size."""
+        return self._subjects.primer.id
+
+    def write(self, name: str, path: Path) -> Sequence[Sample]:
+        """Exports a subject; its example inputs."""
+        module, inputs, input_names, output_names = self._build(name)
+        export_onnx(module, inputs, path, input_names, output_names)
+        return [{key: value.numpy() for key, value in zip(input_names, inputs, strict=True)}]
+
+    def _build(self, name: str) -> Exportable:
+        if name in self._operators:
+            return self._operators[name]()
+        stage, _, option = name.partition("/")
+        if stage in VAE_STAGES:
+            return self._build_half(stage, option)
+        return self._subjects.build(name)
+
+    def _build_half(self, stage: str, option: str) -> Exportable:
+        from latency_predictors.subjects import ready
+        from search_spaces.vae import build_vae_stage, num_vae_levels
+
+        assert self._vae is not None, "half a VAE needs the teacher's"
+        config, size = self._vae.config, self._subjects.latent_size
+        pixels = size * 2 ** (num_vae_levels(self._vae) - 1)
+        shape = (1, config.in_channels, pixels, pixels)
+        if stage != VAE_ENCODER:
+            shape = (1, config.latent_channels, size, size)
+        module = ready(build_vae_stage(self._vae, stage, option, copy=next(self._vae.parameters()).is_meta))
+        inputs = (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+        names = ("image", "moments") if stage == VAE_ENCODER else ("latent", "image")
+        return module, inputs, names[:1], names[1:]
+
+
+class FileGraphs:
+    """ONNX files as they are (name -> path); inputs are standard normal, integers ones, from a fixed seed.
+
+    Raises:
+        UserError: a file that is not there.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        for path in files.values():
+            if not path.is_file():
+                raise UserError(f"ONNX file {path}: there is no such file; give one that is exported")
+        self._files = dict(files)
+
+    @property
+    def primer(self) -> str:
+        """The smallest of the files."""
+        return min(self._files, key=lambda name: self._files[name].stat().st_size)
+
+    def write(self, name: str, path: Path) -> Sequence[Sample]:
+        """Copies the file, with weights that lie beside it; inputs that fit."""
+        import onnx
+
+        source = self._files[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            model = onnx.load(str(source))
+        except Exception as error:  # protobuf's errors, and those of weights that do not lie beside the file
+            reason = " ".join(str(error).split())
+            raise UserError(f"ONNX file {source} cannot be read: {reason}; export it again") from None
+        shapes = {
+            value.name: (value.type.tensor_type.elem_type, [d.dim_value or 1 for d in value.type.tensor_type.shape.dim])
+            for value in model.graph.input
+            if value.name not in {weight.name for weight in model.graph.initializer}
+        }
+        if model.ByteSize() < 2_000_000_000:
+            onnx.save(model, str(path))
+        else:
+            location = data_path(path).name
+            onnx.save(model, str(path), save_as_external_data=True, location=location)
+        rng = np.random.default_rng(0)
+        sample = {}
+        for key, (kind, shape) in shapes.items():
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+            is_float = np.issubdtype(dtype, np.floating)
+            sample[key] = (rng.standard_normal(shape) if is_float else np.ones(shape)).astype(dtype)
+        return [sample]
