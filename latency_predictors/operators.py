@@ -164,10 +164,10 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> None:
-    width = int(math.prod(normalized_shape))
+    last = math.prod(normalized_shape)
     _add(
         found,
-        f"layernorm_{width}_n{math.prod(input.shape) // width}",
+        f"layernorm_{last}_n{math.prod(input.shape) // last}",
         F.layer_norm,
         [input.shape],
         {"weight": _shape(weight), "bias": _shape(bias)},
