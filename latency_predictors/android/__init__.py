@@ -2,6 +2,6 @@
 
 from latency_predictors.android.adb import Adb, Reply, remote_path
 from latency_predictors.android.perf_test import PROVIDERS, PerfTest, Provider
-from latency_predictors.android.phone import Phone
+from latency_predictors.android.phone import Cooling, Phone
 
-__all__ = ["PROVIDERS", "Adb", "PerfTest", "Phone", "Provider", "Reply", "remote_path"]
+__all__ = ["PROVIDERS", "Adb", "Cooling", "PerfTest", "Phone", "Provider", "Reply", "remote_path"]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from latency_predictors.runners.base import DeviceError
 from search_spaces.errors import UserError, shown
 
 TIMED_OUT = 124
@@ -92,7 +93,9 @@ class Adb:
                     f"argument for the phone: {shown(argument)} is not legal; legal are letters, digits, blanks and "
                     "_@%+=:,./|-; rename the file or option"
                 )
-        reply = self._call(["-s", self._serial, "shell", "; ".join(map(shlex.join, commands))], timeout_s or self._call_s)
+        reply = self._call(
+            ["-s", self._serial, "shell", "; ".join(map(shlex.join, commands))], timeout_s or self._call_s
+        )
         if reply.code != 0:
             self.check_connected()
         return reply
@@ -110,8 +113,8 @@ class Adb:
         reply = self._call(["-s", self._serial, "get-state"], self._call_s)
         if reply.code == 0 and reply.stdout.strip() == "device":
             return
-        raise UserError(
-            f"phone {shown(self._serial)}: the connection broke ({reply.reason}); check the cable, unlock the phone and "
+        raise DeviceError(
+            f"phone {shown(self._serial)}: the connection broke ({reply.reason}); check the cable, unlock it and "
             "start again: what was measured is kept"
         )
 
@@ -124,25 +127,27 @@ class Adb:
     def _choose(self, serial: str | None) -> str:
         reply = self._call(["devices"], self._call_s)
         if reply.code != 0:
-            raise UserError(f"adb: `adb devices` failed: {reply.reason}; run `adb kill-server` and try again")
+            raise DeviceError(f"adb: `adb devices` failed: {reply.reason}; run `adb kill-server` and try again")
         listed = reply.stdout.partition("List of devices attached")[2].splitlines()
         states = dict(line.split(maxsplit=1) for line in listed if len(line.split(maxsplit=1)) == 2)
         if not states:
-            raise UserError(
-                "adb: no phone is connected; plug one in, turn on 'USB debugging' in its developer options, and see that "
-                "`adb devices` lists it"
+            raise DeviceError(
+                "adb: no phone is connected; plug one in, turn on 'USB debugging' in its developer options, and see "
+                "that `adb devices` lists it"
             )
         there = ", ".join(states)
         if serial is None:
             if len(states) > 1:
-                raise UserError(f"serial: not given, and {len(states)} phones are connected; legal are {there}; give one")
+                raise DeviceError(
+                    f"serial: not given, and {len(states)} phones are connected; legal are {there}; give one"
+                )
             serial = next(iter(states))
         elif serial not in states:
-            raise UserError(f"serial: {shown(serial)} is not connected; legal are {there}; give one, or plug it in")
+            raise DeviceError(f"serial: {shown(serial)} is not connected; legal are {there}; give one, or plug it in")
         state = states[serial].strip()
         if state != "device":
             advice = next((a for key, a in _ADVICE.items() if state.startswith(key)), "unplug it and plug it in again")
-            raise UserError(f"phone {shown(serial)}: is {state.split('(')[0].strip()}; {advice}")
+            raise DeviceError(f"phone {shown(serial)}: is {state.split('(')[0].strip()}; {advice}")
         return serial
 
     def _call(self, arguments: Sequence[str], timeout_s: float) -> Reply:
@@ -160,7 +165,7 @@ class Adb:
             except subprocess.TimeoutExpired:
                 return Reply(TIMED_OUT, "", f"no answer within {timeout_s:g} s")
             except OSError as error:
-                raise UserError(
+                raise DeviceError(
                     f"adb: {shown(self._program)} cannot be run ({error.strerror}); install Android's platform-tools, "
                     "or give the path of adb"
                 ) from None

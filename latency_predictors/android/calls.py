@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from latency_predictors.android.perf_test import Failure, PerfTest
@@ -20,8 +20,11 @@ _ATTEMPTS = 3
 class Calls:
     """Processes on the phone, one subject each."""
 
-    def __init__(self, store: Store, tool: PerfTest, settings: MeasureSettings) -> None:
-        self._store, self._tool = store, tool
+    def __init__(
+        self, store: Store, tool: PerfTest, settings: MeasureSettings, before_each: Callable[[str], None]
+    ) -> None:
+        """`before_each` is called with the subject before each process, also before one that is tried again."""
+        self._store, self._tool, self._before_each = store, tool, before_each
         # The tool makes one run of its own before those that it tells.
         self._num_skipped = settings.warm_up - 1
         self._repeats = settings.rounds_per_pass + self._num_skipped
@@ -51,6 +54,7 @@ class Calls:
     def _call(self, subject: str, command: Sequence[str]) -> None:
         failure: Failure | None = None
         for _ in range(_ATTEMPTS):
+            self._before_each(subject)
             begin = time.monotonic()
             reply = self._store.adb.shell(command, timeout_s=self._tool.patience_s)
             failure = self._tool.failure(reply, time.monotonic() - begin)

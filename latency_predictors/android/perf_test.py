@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from latency_predictors.android.adb import TIMED_OUT, Reply
 from latency_predictors.importers import read_measurements
 from latency_predictors.measurement import Precision
+from latency_predictors.runners.base import DeviceError
 from search_spaces.errors import UserError
 
 Provider = Literal["cpu", "xnnpack", "nnapi", "qnn"]
@@ -112,17 +113,17 @@ class PerfTest:
     def failure(self, reply: Reply, seconds: float) -> Failure | None:
         """What is wrong with a call that took `seconds`; None if nothing is.
 
-        Raises UserError where it is nothing about the graph: the provider is not in the build, the phone is full.
+        Raises DeviceError where it is nothing about the graph: the provider is not in the build, the phone is full.
         """
         if reply.says("No space left on device") or reply.says("failed to open result file"):
             raise out_of_space(reply)
         if reply.says("is not supported in this build"):
-            raise UserError(
+            raise DeviceError(
                 f"provider: {self.provider} is not in the onnxruntime_perf_test at {self.path}; build it with "
                 f"--use_{self.provider}, or choose one that it has ({', '.join(PROVIDERS)})"
             )
         if reply.says("CANNOT LINK EXECUTABLE"):
-            raise UserError(f"perf_test: {reply.reason}; push the libraries that it needs into its folder")
+            raise DeviceError(f"perf_test: {reply.reason}; push the libraries that it needs into its folder")
         if reply.code == 0:
             return None
         if reply.says("fallback to CPU EP has been explicitly disabled"):
@@ -135,7 +136,9 @@ class PerfTest:
         if reply.code in _SIGNALS:
             last = f" ({reply.reason})" if reply.stderr.strip() else ""
             signal = _SIGNALS[reply.code]
-            return Failure(f"onnxruntime_perf_test crashed with {signal}{last}; run it by hand on the phone", crashed=True)
+            return Failure(
+                f"onnxruntime_perf_test crashed with {signal}{last}; run it by hand on the phone", crashed=True
+            )
         return Failure(f"onnxruntime_perf_test failed: {reply.reason}; export the graph again, or leave it out")
 
     def placement(self, subject: str, profile: Path) -> dict[str, int]:
@@ -146,15 +149,15 @@ class PerfTest:
         strays = sorted({f"{o.op_type} on {o.unit}" for o in result.operators if o.unit != wanted})
         if strays or not counts:
             raise UserError(
-                f"graph of {subject}: {', '.join(strays) or 'nothing'} instead of all on {wanted}; every node must run on "
-                "the measured provider, replace these operators"
+                f"graph of {subject}: {', '.join(strays) or 'nothing'} instead of all on {wanted}; every node must "
+                "run on the measured provider, replace these operators"
             )
         return dict(counts)
 
 
-def out_of_space(reply: Reply) -> UserError:
+def out_of_space(reply: Reply) -> DeviceError:
     """The error of a full phone."""
-    return UserError(
+    return DeviceError(
         f"phone: {reply.reason}; free some space on it, give another folder, or measure fewer graphs at a time "
         "(a smaller group)"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
 from latency_predictors.android.adb import Adb
 from latency_predictors.measurement import Conditions, PhoneState
-from search_spaces.errors import UserError
+from latency_predictors.runners.base import DeviceError
 
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Android's words for the thermal status 0, 1, ... (android.os.PowerManager.THERMAL_STATUS_*)."""
@@ -24,8 +25,18 @@ _CPU, _CPU_FOLDER, _LOAD = "0", "/sys/devices/system/cpu", "/proc/loadavg"
 _HEAT = (("dumpsys", "thermalservice"), ("dumpsys", "battery"))
 
 
+@dataclass(frozen=True)
+class Cooling:
+    """When a phone is too hot, how long to wait for it, and how often to look; degrees Celsius, seconds."""
+
+    max_thermal_status: int = 0
+    max_battery_c: float = 42.0
+    limit_s: float = 900.0
+    poll_s: float = 5.0
+
+
 class Phone:
-    """The phone behind `adb`. What it does not tell is None; UserError only when the connection breaks."""
+    """The phone behind `adb`. What it does not tell is None; DeviceError only when the connection breaks."""
 
     def __init__(self, adb: Adb) -> None:
         self._adb = adb
@@ -90,25 +101,29 @@ class Phone:
             ),
         )
 
-    def wait_until_cool(self, max_thermal_status: int, max_battery_c: float, limit_s: float, poll_s: float) -> float:
-        """Waits until neither limit is exceeded; the seconds that it took. UserError after `limit_s`.
+    def wait_until_cool(self, cooling: Cooling, still_waiting: Callable[[], None] = lambda: None) -> float:
+        """Waits until neither limit is exceeded; the seconds that it took. DeviceError after the last of them.
 
-        A phone that tells neither is taken for cool.
+        A phone that tells neither is taken for cool. `still_waiting` is called at every look.
         """
+        limit_s = cooling.limit_s
         begin = time.monotonic()
         while True:
+            still_waiting()
             status, battery_c = _heat(self._adb.shell(*_HEAT).stdout)
-            if (status or 0) <= max_thermal_status and (battery_c is None or battery_c <= max_battery_c):
+            if (status or 0) <= cooling.max_thermal_status and (
+                battery_c is None or battery_c <= cooling.max_battery_c
+            ):
                 return time.monotonic() - begin
             if time.monotonic() - begin >= limit_s:
                 word = "unknown" if status is None else f"{status} ({THERMAL_STATUS[min(status, 6)]})"
                 battery = "unknown" if battery_c is None else f"{battery_c:g}"
-                raise UserError(
-                    f"phone {self.name}: too hot after {limit_s:g} s of waiting, thermal status {word}, battery {battery} "
-                    f"degrees Celsius; legal are at most {max_thermal_status} and {max_battery_c:g}; take it out of its "
-                    "case, cool it and start again: what was measured is kept"
+                raise DeviceError(
+                    f"phone {self.name}: too hot after {limit_s:g} s of waiting, thermal status {word}, battery "
+                    f"{battery} degrees Celsius; legal are at most {cooling.max_thermal_status} and "
+                    f"{cooling.max_battery_c:g}; take it out of its case and start again: what was measured is kept"
                 )
-            time.sleep(poll_s)
+            time.sleep(cooling.poll_s)
 
     def _property(self, name: str) -> str | None:
         return self._properties.get(name, "").strip() or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from types import TracebackType
 
 from latency_predictors.android.adb import Adb, Reply
 from latency_predictors.android.perf_test import out_of_space
+from latency_predictors.runners.base import DeviceError
 from search_spaces.errors import UserError, shown
 
 _CHUNK = 1 << 20
@@ -17,24 +19,26 @@ _DIGITS = 16
 
 
 class Store:
-    """A folder on the phone; as a context manager it leaves nothing behind but what was published to be kept."""
+    """A folder on the phone; as a context manager it leaves nothing behind but what was published to be kept.
+
+    What a session left that could not (it was killed, the phone unplugged) is removed when the next one begins. So
+    one session measures on a phone at a time.
+    """
 
     def __init__(self, adb: Adb, folder: str) -> None:
         self.adb = adb
         self._folder = folder
-        self._run = f"{folder}/run-{uuid.uuid4().hex[:8]}"
+        self._run = f"{folder}/runs/{uuid.uuid4().hex[:8]}"
         self._num_names = 0
         self._published: list[str] = []
 
     def __enter__(self) -> Store:
-        self._do(["mkdir", "-p", self._run])
+        self._do(["rm", "-rf", f"{self._folder}/runs", f"{self._folder}/graphs"], ["mkdir", "-p", self._run])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
+        with contextlib.suppress(UserError):  # the phone has gone: the next session removes what lies there
             self.adb.shell(["rm", "-rf", self._run, *self._published])
-        except UserError:  # the phone has gone: what lies there is found by its hash, or replaced, next time
-            pass
 
     def publish(self, kind: str, files: Mapping[str, Path], *, program: bool = False, keep: bool = False) -> str:
         """The folder on the phone with these files (name there -> file here), pushed unless it is there already.
@@ -68,7 +72,9 @@ class Store:
         start = prefix.removeprefix(f"{self._run}/")
         found = [name for name in names if name.startswith(start)]
         if len(found) != 1:
-            raise UserError(f"phone: onnxruntime_perf_test wrote {len(found)} files {prefix}*; one was expected, update it")
+            raise DeviceError(
+                f"phone: onnxruntime_perf_test wrote {len(found)} files {prefix}*; one was expected, update it"
+            )
         return f"{self._run}/{found[0]}"
 
     def fetch(self, remote: str, local: Path) -> Path:
@@ -90,10 +96,10 @@ class Store:
         if reply.code != 0:
             raise self._error(reply, commands[-1][-1])
 
-    def _error(self, reply: Reply, path: str) -> UserError:
+    def _error(self, reply: Reply, path: str) -> DeviceError:
         if reply.says("No space left on device"):
             return out_of_space(reply)
-        return UserError(
+        return DeviceError(
             f"phone: {shown(path)} failed: {reply.reason}; give a folder that adb's user may write to, such as "
             "/data/local/tmp/nanosd"
         )

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from latency_predictors.android import PROVIDERS, Adb, PerfTest, Phone, Provider, remote_path
-from latency_predictors.android.perf_test import PRECISIONS
+from latency_predictors.android import PROVIDERS, Adb, Cooling, PerfTest, Phone, Provider, remote_path
 from latency_predictors.android.calls import Calls, graph_files
+from latency_predictors.android.perf_test import PRECISIONS
 from latency_predictors.android.store import Store
 from latency_predictors.measurement import Measurement, Precision, Recording, combine_all
-from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
+from latency_predictors.runners.base import Announce, DeviceError, MeasureSettings, Prepared, Progress, Sample
 from latency_predictors.runners.round_robin import Session
 from search_spaces.errors import UserError, shown
 
 FOLDER = "/data/local/tmp/nanosd"
 """Where adb's user may write and run programs."""
+
 
 class AdbRunner:
     """Runner (see runners.base) for a phone.
@@ -50,8 +51,9 @@ class AdbRunner:
     adb: the program's name or path.
 
     Raises:
-        UserError: an option that is not legal; from any property or method: no adb, no phone, several phones, not
-            authorised, no binary on the phone, no such provider in it, no space, too hot for too long, unplugged.
+        UserError: an option that is not legal.
+        DeviceError: from any property or method: no adb, no phone, several phones, not authorised, no binary on the
+            phone, no such provider in it, no space, too hot for too long, unplugged.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class AdbRunner:
         options: Mapping[str, str] | None = None,
         threads: int = 1,
         precision: Precision | None = None,
-        timeout_s: float = 300.0,
+        timeout_s: float = 120.0,
         max_thermal_status: int = 0,
         max_battery_c: float = 42.0,
         cooling_s: float = 900.0,
@@ -99,7 +101,7 @@ class AdbRunner:
         self._backend_path, self._options = backend_path, dict(options or {})
         self._threads, self._precision = threads, precision
         self._timeout_s = timeout_s
-        self._cool = (max_thermal_status, max_battery_c, cooling_s, poll_s)
+        self._cooling = Cooling(max_thermal_status, max_battery_c, cooling_s, poll_s)
         self._adb_program, self._serial = adb, serial
         self._connected: tuple[Adb, Phone] | None = None
         self._tool: tuple[PerfTest, str] | None = None
@@ -157,21 +159,26 @@ class AdbRunner:
         settings: MeasureSettings,
         primer: Path | None = None,
         announce: Announce | None = None,
-    ) -> Iterator[dict[str, Recording]]:
+    ) -> Generator[dict[str, Recording], None, None]:
         """See runners.base.Runner.passes; `primer` is not needed here."""
         assert subjects, "nothing to measure"
         turn_to = announce or (lambda name: None)
         adb, phone = self._connect()
         tool, version = self._install()
+
+        def before_each(name: str) -> None:
+            # Told again at every look: a wait is no stall.
+            phone.wait_until_cool(self._cooling, lambda: turn_to(name))
+            turn_to(name)
+
         rng = np.random.default_rng(settings.seed)
         names = list(subjects)
         with Store(adb, self._folder) as store:
-            calls = Calls(store, tool, settings)
+            calls = Calls(store, tool, settings, before_each)
             graphs: dict[str, str] = {}
             for name, path in subjects.items():
                 turn_to(name)
                 graphs[name] = store.publish("graphs", graph_files(name, path)) + "/model.onnx"
-                phone.wait_until_cool(*self._cool)
                 self._placement[name] = calls.profile(name, graphs[name])
             while True:
                 pass_id = time.time_ns()
@@ -181,8 +188,6 @@ class AdbRunner:
                 try:
                     for index in rng.permutation(len(names)):
                         name = names[index]
-                        turn_to(name)
-                        phone.wait_until_cool(*self._cool)
                         samples[name] = calls.time(name, graphs[name])
                 except UserError as error:
                     broken = error
@@ -242,9 +247,9 @@ class AdbRunner:
                 folder = store.publish("bin", {**files, "onnxruntime_perf_test": self._local}, program=True, keep=True)
                 remote = f"{folder}/onnxruntime_perf_test"
             if adb.shell(["test", "-x", remote]).code != 0:
-                raise UserError(
-                    f"perf_test: there is no program {remote} on the phone; push onnxruntime_perf_test and chmod it, or "
-                    "give its file here, see docs/measuring-a-phone.md"
+                raise DeviceError(
+                    f"perf_test: there is no program {remote} on the phone; push onnxruntime_perf_test and chmod it, "
+                    "or give its file here, see docs/measuring-a-phone.md"
                 )
             tool = PerfTest(
                 path=remote,

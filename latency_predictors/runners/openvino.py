@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -103,7 +103,7 @@ class OpenVinoRunner:
         settings: MeasureSettings,
         primer: Path | None = None,
         announce: Announce | None = None,
-    ) -> Iterator[dict[str, Recording]]:
+    ) -> Generator[dict[str, Recording], None, None]:
         """See runners.base.Runner.passes."""
         assert subjects, "nothing to measure"
         runs: dict[str, Callable[[], Any]] = {}
@@ -186,8 +186,8 @@ class OpenVinoRunner:
         except Exception as error:  # its errors have no common base class but Exception
             lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
             raise UserError(
-                f"graph of {name}: OpenVINO cannot load {path} for {self._device}: {lines[-1] if lines else error}; export "
-                "it again, or leave it out"
+                f"graph of {name}: OpenVINO cannot load {path} for {self._device}: {lines[-1] if lines else error}; "
+                "export it again, or leave it out"
             ) from error
 
     def _check_execution(self, name: str, compiled: Any) -> dict[str, int]:
@@ -201,8 +201,8 @@ class OpenVinoRunner:
         wanted = _HINTS[self._precision]
         if found != wanted:
             raise UserError(
-                f"precision: {self._precision} was asked of {self.device}, which runs {_TYPES.get(found, found)} instead; "
-                "measure in a precision that it has"
+                f"precision: {self._precision} was asked of {self.device}, which runs {_TYPES.get(found, found)}"
+                ", not that; measure in a precision that it has"
             )
         nodes = [_text(node.get_rt_info()) for node in compiled.get_runtime_model().get_ops()]
         operators = [node for node in nodes if node.get("layerType") not in _NO_OPERATORS]
@@ -242,8 +242,8 @@ def _openvino() -> ModuleType:
     Importing it sends an event, and writes an id into the home directory, where the package of its telemetry is
     installed, as pip does. Without that package it does neither.
     """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
+    if (loaded := sys.modules.get("openvino")) is not None:
+        return loaded
     there = sys.modules.get(_TELEMETRY)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:

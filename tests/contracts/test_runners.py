@@ -23,7 +23,6 @@ from search_spaces.errors import UserError
 from tests.latency_predictors.android.phones import phone_runner
 
 
-
 def openvino() -> Runner:
     if find_spec("openvino") is None:
         pytest.skip("needs the extra: pip install 'nanosd-nas[openvino]'")

@@ -28,10 +28,8 @@ import onnxruntime
 
 PHONE = ROOT = Path()
 # command_args_parser.cc of onnxruntime 1.23 (Abseil): flags with a value, and switches.
-VALUED = set("f F m e r t p x y c d o u i S T C R".split()) | {
-    "opt_data", "opt_weight_min_size", "spin_duration_us", "plugin_ep_libs", "plugin_eps", "data_shape",
-}  # fmt: skip
-SWITCHES = set("A M s v I P q z D Z n l g X h".split()) | {"list_ep_devices", "compile_ep_context"}
+VALUED = {*"fFmertpxycdouiSTCR", "opt_data", "opt_weight_min_size", "spin_duration_us", "plugin_ep_libs", "data_shape"}
+SWITCHES = {*"AMsvIPqzDZnlgXh", "list_ep_devices", "compile_ep_context"}
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "xnnpack": "XnnpackExecutionProvider",
@@ -248,7 +246,9 @@ def run(flags: dict[str, str], model: Path, result: Path, state: dict) -> int:
     assert "I" in flags, "there is no test data for model"
     types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
     feeds = {
-        i.name: np.full([n if isinstance(n, int) else 1 for n in i.shape], 0.5 if "float" in i.type else 0, types[i.type])
+        i.name: np.full(
+            [n if isinstance(n, int) else 1 for n in i.shape], 0.5 if "float" in i.type else 0, types[i.type]
+        )
         for i in session.get_inputs()
     }
     seconds = []
@@ -310,7 +310,7 @@ def main(words: list[str]) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Runs one call, its words separated by NUL, the phone's folder first: exit code, size of stdout, stdout, stderr."""
+    """Runs one call, its words separated by NUL, the phone's folder first: code and size of stdout, stdout, stderr."""
     global PHONE, ROOT
     folder, *words = connection.makefile().read().split("\0")
     PHONE, ROOT = Path(folder), Path(folder) / "root"
