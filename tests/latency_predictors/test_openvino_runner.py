@@ -30,7 +30,7 @@ import pathlib
 pathlib.Path.home().joinpath("used").touch()
 class Telemetry:
     def __init__(self, *args, **kwargs): pass
-    def __getattr__(self, name): return lambda *args, **kwargs: None
+    def send_event(self, *args, **kwargs): pass
 """
 
 

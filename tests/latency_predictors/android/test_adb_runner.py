@@ -9,9 +9,10 @@ import onnx
 import pytest
 
 from latency_predictors.measurement import Recording
-from latency_predictors.runners import make_runner
+from latency_predictors.runners import RunnerSpec, make_runner
 from latency_predictors.runners.adb import FOLDER, AdbRunner
 from latency_predictors.runners.base import MeasureSettings
+from latency_predictors.runners.worker import Broken, GroupWorker, Pass
 from search_spaces.errors import UserError
 from tests.contracts.test_runners import matmul_chain
 from tests.latency_predictors.android.phones import BINARY, SERIAL, FakePhone
@@ -232,3 +233,31 @@ def test_options_that_are_not_legal(options: dict[str, Any], message: str) -> No
 def test_an_option_that_a_shell_would_act_on(phone: FakePhone, graphs: dict[str, Path]) -> None:
     runner = phone.runner(provider="qnn", options={"soc_model": "1; reboot"})
     assert "argument for the phone" in complaint(runner, graphs)
+
+
+def worker(phone: FakePhone, graphs: dict[str, Path]) -> GroupWorker:
+    spec = RunnerSpec(name="adb", options={"adb": str(phone.adb), "poll_s": 0.01})
+    return GroupWorker(spec, graphs, SETTINGS, None, timeout_s=60)
+
+
+def test_a_worker_that_is_done_leaves_the_phone_clean(phone: FakePhone, graphs: dict[str, Path]) -> None:
+    with worker(phone, graphs) as group:
+        made = group.next_pass()
+        assert isinstance(made, Pass)
+        assert made.placement["E1/RA"] == {"CPUExecutionProvider": 2}
+        assert list(phone.disk(FOLDER).glob("graphs/*"))
+    assert not list(phone.disk(FOLDER).glob("graphs/*"))
+    assert not list(phone.disk(FOLDER).glob("runs/*"))
+
+
+def test_a_phone_that_goes_away_is_no_subjects_fault(phone: FakePhone, graphs: dict[str, Path]) -> None:
+    phone.trouble(graphs["E1/RA"], "disconnect", times=1, spare_profile=True)
+    with worker(phone, graphs) as group:
+        made = group.next_pass()
+        broken = group.next_pass() if isinstance(made, Pass) else made  # the pass holds what came before, if anything
+    assert isinstance(broken, Broken)
+    assert (broken.subject, broken.fault) == (None, "refused")
+    assert "the connection broke" in broken.reason
+    phone.connect({SERIAL: "device"})
+    assert phone.runner().measure(graphs, SETTINGS).keys() == graphs.keys()
+    assert not list(phone.disk(FOLDER).glob("graphs/*"))
