@@ -78,7 +78,12 @@ def profile(
         )
     tokens = num_tokens or num_text_tokens(teacher)
     if device_profile is not None:
-        measured = _PRECISIONS[device_profile.precision]
+        measured = _PRECISIONS.get(device_profile.precision)
+        if measured is None:
+            raise UserError(
+                f"device profile {device}: precision {device_profile.precision!r} has no known bytes; legal are "
+                f"{', '.join(_PRECISIONS)}; leave --device out"
+            )
         for name, given, legal in (
             ("--precision", precision or measured, measured),
             ("--batch", batch, 1),

@@ -21,7 +21,7 @@ class Drift(BaseModel):
     """How the reference's latency moved over a session, in per cent of its median.
 
     drift_pct: largest minus smallest median of (up to) five equal stretches of the passes.
-    noise_pct: what such stretches would differ by without drift, about: four standard errors of their medians,
+    noise_pct: what such stretches would differ by without drift, about: five standard errors of their medians,
         from the spread of passes that follow each other.
     corrected: whether each pass had subjects enough (8) for its level to be taken out of the samples.
         The level is that of a group's passes against each other; between groups nothing is corrected.
@@ -63,7 +63,7 @@ def drift_of(reference: Sequence[Recording], subjects_per_pass: int) -> Drift | 
     error = 1.25 * sigma / np.sqrt(max(1, min(map(len, stretches))))
     return Drift(
         drift_pct=100.0 * (max(medians) - min(medians)) / overall,
-        noise_pct=100.0 * 4.0 * error / overall,
+        noise_pct=100.0 * 5.0 * error / overall,
         num_passes=len(passes),
         corrected=subjects_per_pass >= MIN_FOR_LEVEL,
     )

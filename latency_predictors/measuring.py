@@ -176,15 +176,15 @@ class _Work:
             if broken is None:
                 break
             names = list(group)
-            if broken.subject is None or broken.subject == REFERENCE:
-                raise UserError(f"measuring: {broken.reason}; no subject is at fault, mend this and go on")
             if broken.fault == "out_of_memory" and len(group) > 1:
-                kept = max(1, names.index(broken.subject))
+                kept = max(1, names.index(broken.subject) if broken.subject in group else len(group) // 2)
                 self.report(f"out of memory with {len(group)} graphs; {kept} at a time")
                 for name in names[kept:]:
                     del group[name]
                 left = names[kept:] + left
                 continue
+            if broken.subject is None or broken.subject == REFERENCE:
+                raise UserError(f"measuring: {broken.reason}; no subject is at fault, mend this and go on")
             self._journal.fail(broken.subject, broken.reason)
             remove_onnx(group.pop(broken.subject))
             self.report(f"{broken.subject} failed: {broken.reason}")
@@ -197,7 +197,7 @@ class _Work:
     def _until_over(self, group: Mapping[str, Path]) -> Broken | None:
         """Passes over a group until its session is over (None), or what broke it."""
         session: Session | None = None
-        graphs = {**group, REFERENCE: self._primer}
+        graphs = {REFERENCE: self._primer, **group}
         with self._source(graphs) as source:
             while True:
                 made = source.next_pass()

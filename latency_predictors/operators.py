@@ -164,10 +164,10 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> None:
-    last = math.prod(normalized_shape)
+    width = math.prod(normalized_shape)
     _add(
         found,
-        f"layernorm_{last}_n{math.prod(input.shape) // last}",
+        f"layernorm_{width}_n{math.prod(input.shape) // width}",
         F.layer_norm,
         [input.shape],
         {"weight": _shape(weight), "bias": _shape(bias)},
@@ -176,7 +176,7 @@ def _layer_norm(
 
 
 def _attention(found: _Found, query: Tensor, key: Tensor, value: Tensor, *_: Any, **kwargs: Any) -> None:
-    _, heads, num_queries, width = query.shape
+    heads, num_queries, width = query.shape[1:]
     num_keys = key.shape[-2]
     scale = kwargs.get("scale")
     _add(

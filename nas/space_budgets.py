@@ -70,7 +70,7 @@ def costs_of(
     """Every cost (N,) by name of candidates (N, decisions); latency where a device profile is given."""
     found = {name: values.astype(np.float64) for name, values in table.all_costs(matrix, precision).items()}
     if device is not None:
-        found["latency_ms"] = np.asarray(device.predict(table.space, matrix), dtype=np.float64)
+        found["latency_ms"] = device.latency_ms(table.space, matrix)
     return found
 
 
@@ -85,13 +85,15 @@ def _sums(
         return []
     if name == "latency_ms":
         assert device is not None
-        # The profile's model is linear: the first options' latency, and what each other option adds to it.
+        if not device.is_sum_of_parts:
+            return []
+        # The first options' latency, and what each other option adds to it.
         space = table.space
         rows = np.zeros((1 + sum(space.stage_sizes), len(space.stage_sizes)), dtype=np.int64)
         ends = 1 + np.cumsum(space.stage_sizes)
         for column, (end, size) in enumerate(zip(ends, space.stage_sizes, strict=True)):
             rows[end - size : end, column] = np.arange(size)
-        latency = np.asarray(device.predict(space, space.from_stage_rows(rows)), dtype=np.float64)
+        latency = device.latency_ms(space, space.from_stage_rows(rows))
         added = [latency[end - size : end] - latency[0] for end, size in zip(ends, space.stage_sizes, strict=True)]
         return [(float(latency[0]), added)]
     steps = [int(n) for n in table.space.options[STEPS]] if table.space.is_pipeline else [1]

@@ -126,11 +126,7 @@ def profile_space(
 
 
 def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float | None:
-    """Measured latency of a stage option; 0 for one that runs nothing, None for one that was not measured."""
-    if device is None or option not in device.options.get(stage, {}):
-        return None
-    measurement = device.options[stage][option]
-    return 0.0 if measurement is None else measurement.median_ms
+    return None if device is None else device.option_ms(stage, option)
 
 
 def _options(table: CostTable, device: DeviceProfile | None) -> list[StageOptionCost]:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from latency_predictors.runners.base import Runner
 
 _RUNNERS = {
-    "adb": "latency_predictors.runners.adb:AdbRunner",
     "onnxruntime-cpu": "latency_predictors.runners.onnxruntime_cpu:OnnxRuntimeRunner",
     "onnxruntime-cuda": "latency_predictors.runners.onnxruntime_cuda:CudaRunner",
+    "adb": "latency_predictors.runners.adb:AdbRunner",
     "openvino": "latency_predictors.runners.openvino:OpenVinoRunner",
     "qnn": "latency_predictors.runners.qnn:QnnRunner",
 }

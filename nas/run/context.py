@@ -133,7 +133,7 @@ class RunContext:
         from nas.search.settings import KnownCosts
 
         return KnownCosts(
-            latency_ms=lambda matrix: self.profile.predict(self.space, matrix),
+            latency_ms=lambda matrix: self.profile.latency_ms(self.space, matrix),
             num_params=self.costs.params,
             num_macs=self.costs.macs,
         )

@@ -116,7 +116,7 @@ def card(run: RunContext, name: str, finished: Finished) -> VariantCard:
         recipe_hash=run.recipe_hash,
         num_macs=int(run.costs.macs(row)[0]),
         teacher_costs=Costs(num_params=run.costs.teacher.num_params, num_macs=run.costs.teacher.num_macs),
-        latency=Latency(device=run.profile.device, predicted_ms=float(run.profile.predict(run.space, row)[0])),
+        latency=Latency(device=run.profile.device, predicted_ms=float(run.profile.latency_ms(run.space, row)[0])),
         fidelity_before=finished.before,
         fidelity_after=finished.after,
     )

@@ -81,7 +81,7 @@ def _write_space_facts(run: RunContext) -> None:
     from nas.search.settings import table_or_sample
 
     matrix = table_or_sample(run.space, run.recipe.seed)
-    latency, params = run.profile.predict(run.space, matrix), run.costs.params(matrix)
+    latency, params = run.profile.latency_ms(run.space, matrix), run.costs.params(matrix)
     write_json(run.directory.path / "space.json", space_facts(run.space.num_candidates, latency, params))
 
 
@@ -105,8 +105,9 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
             teacher_key=teacher.key,
             on_progress=step_counter(phase),
         )
-        unseen = len(profile.validation)
-        phase.advance(0, **{"": f"median error {profile.median_error_pct:.1f} % on {unseen} unseen U-Nets"})
+        judged = profile.judgement
+        assert judged is not None  # at least one unseen U-Net is measured
+        phase.advance(0, **{"": f"median error {judged.median_error_pct:.1f} % on {judged.num} unseen U-Nets"})
     return profile
 
 
@@ -132,7 +133,7 @@ def check_budgets(run: RunContext) -> None:
     if budgets.max_latency_ms is None and budgets.max_params is None:
         return
     matrix = table_or_sample(run.space, run.recipe.seed)
-    latency, params = run.profile.predict(run.space, matrix), run.costs.params(matrix)
+    latency, params = run.profile.latency_ms(run.space, matrix), run.costs.params(matrix)
     within = (latency <= (budgets.max_latency_ms or float("inf"))) & (params <= (budgets.max_params or float("inf")))
     if not within.any():
         raise UserError(

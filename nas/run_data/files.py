@@ -9,7 +9,7 @@ Files and what is read from them (other keys are ignored):
     config.yaml          the resolved recipe
     candidates.parquet   id, one column per decision, num_params, num_macs, latency_ms, latent_error, noise_error,
                          tafid, prior, outcome, reason, seconds, order (candidates.csv is read when it is absent)
-    device_profile.json  device, runtime, precision, threads, base.conditions, fitted and validation (lists of
+    device_profile.json  device, runtime, precision, threads, conditions, fitted and validation (lists of
                          {candidate, measured_ms, predicted_ms}): the whole U-Nets that the fit saw, and those unseen
     space.json           num_candidates, latency_ms and num_params as [least, largest], params_latency_tau: facts of the
                          whole space (`nas.run_data.space_facts`); the size is looked up in the preset without it
@@ -195,7 +195,8 @@ def _read_device(path: Path) -> Device:
         runtime=str(data["runtime"]),
         precision=str(data["precision"]),
         threads=_int(data.get("threads")),
-        conditions=(data.get("base") or {}).get("conditions") or {},
+        # Format 1 has them beside the base's timing.
+        conditions=data.get("conditions") or (data.get("base") or {}).get("conditions") or {},
         points=tuple(points),
     )
 

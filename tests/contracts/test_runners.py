@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latency_predictors.measurement import cpu_name
+from latency_predictors.runners import make_runner, runner_names, runner_options
 from latency_predictors.runners.adb import AdbRunner
 from latency_predictors.runners.base import MeasureSettings, Runner
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
@@ -125,3 +127,75 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
 def test_no_threads_are_refused(runner_class: Callable[..., Runner]) -> None:
     with pytest.raises(UserError, match="threads: 0"):
         runner_class(threads=0)
+
+
+def test_it_says_what_it_turns_to_and_where_nodes_run(runner: Runner, tmp_path: Path) -> None:
+    graphs = {"a": matmul_chain(tmp_path / "a.onnx", 32, 1), "b": matmul_chain(tmp_path / "b.onnx", 32, 2)}
+    announced: list[str] = []
+    passes = runner.passes(graphs, QUICK, announce=announced.append)
+    one = next(passes)
+    # Once before a subject is loaded, and once before each of its runs (on a phone: each process of them) at least.
+    local = one["a"].conditions.phone is None
+    assert all(announced.count(name) > (QUICK.rounds_per_pass if local else 1) for name in graphs)
+    assert announced[:1] == ["a"]
+    assert set(runner.placement) >= set(graphs)
+    assert all(sum(counts.values()) > 0 for counts in runner.placement.values())
+    assert runner.versions and all(runner.versions.values())
+    if local and hasattr(os, "sched_getaffinity"):
+        assert one["a"].conditions.affinity
+
+
+@pytest.mark.parametrize("name", runner_names())
+def test_every_name_makes_a_runner_or_says_what_is_missing(name: str) -> None:
+    assert isinstance(runner_options(name), tuple)
+    try:
+        made = make_runner(name)
+    except UserError as error:
+        assert "\n" not in str(error) and ";" in str(error)
+    else:
+        assert isinstance(made, Runner)
+
+
+def test_unknown_names_and_options_list_the_legal_ones() -> None:
+    with pytest.raises(UserError, match="'abacus' is not known; legal are onnxruntime-cpu, onnxruntime-cuda"):
+        make_runner("abacus")
+    with pytest.raises(UserError, match="option 'colour' is not known; legal are threads, spinning, precision, cores"):
+        make_runner("onnxruntime-cpu", colour="red")
+    with pytest.raises(UserError, match="cannot be imported"):
+        make_runner("no_such_module:Runner")
+    with pytest.raises(UserError, match="precision: 'float16' does not run on onnxruntime-cpu"):
+        make_runner("onnxruntime-cpu", precision="float16")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this machine has what is to be refused"
+)
+def test_cuda_is_refused_where_it_is_not() -> None:
+    with pytest.raises(UserError, match="no CUDAExecutionProvider"):
+        make_runner("onnxruntime-cuda")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin processes")
+def test_pinned_while_it_measures_and_free_afterwards(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    passes = OnnxRuntimeRunner(cores=[core]).passes({"a": matmul_chain(tmp_path / "a.onnx", 32, 1)}, QUICK)
+    assert next(passes)["a"].conditions.affinity == (core,)
+    passes.close()
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(UserError, match="cores: 99999 is not one of this process; legal are"):
+        OnnxRuntimeRunner(cores=[99999])
+
+
+def test_quantised_precisions_are_prepared_and_run(tmp_path: Path) -> None:
+    """float32 is left as it is; w8a8 becomes integer arithmetic that is near it."""
+    path = matmul_chain(tmp_path / "a.onnx", 64, 2)
+    before = path.read_bytes()
+    samples = [{"x0": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)}]
+    assert OnnxRuntimeRunner().prepare(path, samples) is None
+    assert path.read_bytes() == before
+    runner = OnnxRuntimeRunner(precision="w8a8")
+    prepared = runner.prepare(path, samples)
+    assert prepared is not None and prepared.integer_macs_share == 1.0
+    assert prepared.error_l2["x2"] < 0.05
+    assert runner.measure({"a": path}, QUICK)["a"].precision == "w8a8"

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from experiments.cli import app
+from experiments.exits import run_app
+from latency_predictors.importers import read_measurements
+from latency_predictors.manifest import Manifest
+from nas.measure_plan import Wanted, plan, unet_of
+from search_spaces.space_file import load_space
+
+
+def product(path: Path, size: int, op: str = "MatMul") -> Path:
+    weight = numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [size, size]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node(op, ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def test_files_in_a_csv_that_can_be_imported_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = product(tmp_path / "small.onnx", 16), product(tmp_path / "large.onnx", 256)
+    broken = product(tmp_path / "broken.onnx", 16, op="NoSuchOperator")
+    out = tmp_path / "out"
+    files = [f"--onnx={path}" for path in (small, large, broken)]
+    arguments = ["measure", *files, f"--out={out}", "--max-seconds=0.05", "--json"]
+    assert run_app(app, arguments) == 0
+    printed, errors = capsys.readouterr()
+    answer = json.loads(printed)
+    assert sorted(answer["measurements"]) == ["large", "small"]
+    assert "broken failed" in errors and "--retry-failed" in errors
+    rows = read_measurements(out / "measurements.csv").measurements
+    assert {row.subject: row.latency_ms for row in rows} == {
+        name: m["median_ms"] for name, m in answer["measurements"].items()
+    }
+    assert {(row.runtime, row.precision, row.threads) for row in rows} == {("onnxruntime-cpu", "float32", 1)}
+    manifest = Manifest.model_validate_json((out / "manifest.json").read_text())
+    assert list(manifest.failed) == ["broken"]
+    assert manifest.model_dump(mode="json") == answer["manifest"]
+    before = (out / "measurements.jsonl").read_bytes()
+    assert run_app(app, arguments) == 0
+    assert (out / "measurements.jsonl").read_bytes() == before, "what is measured is not measured again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to measure"),
+        (["--blocks=all", "--runner=abacus"], "legal are onnxruntime-cpu"),
+        (["--blocks=E1/XX"], "no such subject"),
+        (["--vae=all"], "has no VAE"),
+        (["--blocks=all", "--onnx=x.onnx"], "by themselves"),
+        (["--onnx=x.onnx"], "no such file"),
+        (["--random=99999999"], "candidates; give fewer"),
+        (["--blocks=all", "--cores=a"], "not whole numbers"),
+        (["--blocks=all", "--option=threads"], "not KEY=VALUE"),
+        (["--blocks=all", "--option=colour=red"], "option 'colour' is not known; legal are threads"),
+    ],
+)
+def test_what_the_user_must_mend_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_app(app, ["measure", *arguments, "--random-weights", f"--out={tmp_path / 'out'}"]) == 2
+    printed, errors = capsys.readouterr()
+    assert (printed, errors.count("\n")) == ("", 1)
+    assert said in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_names_every_option_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--blocks=all", "--random=2", "--candidates=BK-Tiny", "--seed=1", "--list", "--json", f"--out={out}"]
+    space = load_space("nanosd")
+    named = next(iter(space.candidates), None)
+    arguments = [a.replace("BK-Tiny", named) if named else a for a in arguments if named or "BK-Tiny" not in a]
+    assert run_app(app, ["measure", *arguments]) == 0
+    names = json.loads(capsys.readouterr().out)["subjects"]
+    blocks = [f"{s}/{o}" for s in space.stages for o in space.options[s] if o != "none"]
+    assert names[: len(blocks) + 1] == ["base", *blocks]
+    assert len(names) - len(blocks) - 1 == (3 if named else 2)
+    assert len(set(names)) == len(names)
+    assert not out.exists()
+
+
+def test_halves_of_a_pipeline_space_are_subjects(tmp_path: Path) -> None:
+    made = plan(Wanted(space="nanosd-joint", vae="VD/teacher", random=1, random_weights=True))
+    assert made.names[0] == "VD/teacher"
+    assert {name.split("/")[0] for name in made.names if "/" in name} == {"VE", "VD"}
+    assert made.names[1].count("-") == 6, "the U-Net of a pipeline"
+    samples = made.graphs.write("VD/teacher", tmp_path / "vd.onnx")
+    graph = onnx.load(str(tmp_path / "vd.onnx")).graph
+    latent = samples[0]["latent"].shape
+    image = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    assert image[1] == 3 and image[2] % latent[2] == 0
+    assert unet_of(load_space("nanosd-joint")).stages == load_space("nanosd").stages

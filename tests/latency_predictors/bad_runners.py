@@ -1,0 +1,55 @@
+"""A runner that really breaks: for tests of what a broken measurement costs. Imported by worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from latency_predictors.measurement import Recording
+from latency_predictors.runners.base import Announce, MeasureSettings
+from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+
+WAYS = ("abort", "hang", "raise", "kill", "memory")
+
+
+class BadRunner(OnnxRuntimeRunner):
+    """onnxruntime's, but one subject breaks the process in some way as soon as it is loaded.
+
+    `marker`: a file; while it exists, the subject is good. `at_most`: with the way "memory", a group of more
+    subjects than this is too large.
+    """
+
+    def __init__(self, subject: str = "", way: str = "", marker: str = "", at_most: int = 0) -> None:
+        super().__init__()
+        self._bad, self._way, self._marker, self._at_most = subject, way, marker, at_most
+
+    def passes(
+        self,
+        subjects: Mapping[str, Path],
+        settings: MeasureSettings,
+        primer: Path | None = None,
+        announce: Announce | None = None,
+    ) -> Iterator[dict[str, Recording]]:
+        if self._way == "memory" and len(subjects) > self._at_most:
+            assert announce is not None
+            announce(list(subjects)[self._at_most])
+            raise MemoryError
+        inner = super().passes(subjects, settings, primer, announce)
+        yield next(inner)  # one pass is good
+        if self._bad in subjects and not (self._marker and Path(self._marker).exists()):
+            assert announce is not None
+            announce(self._bad)
+            self._break()
+        yield from inner
+
+    def _break(self) -> None:
+        if self._way == "abort":
+            os.abort()
+        if self._way == "hang":
+            time.sleep(1000)
+        if self._way == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("device lost")

@@ -1,0 +1,159 @@
+"""What a broken measurement costs, and what a session leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from latency_predictors.journal import Journal
+from latency_predictors.manifest import REFERENCE
+from latency_predictors.measuring import GroupSettings, measure_all
+from latency_predictors.runners import RunnerSpec
+from latency_predictors.runners.base import Sample
+from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from search_spaces.errors import UserError
+
+QUICK = GroupSettings(warm_up=1, min_repeats=4, rounds_per_pass=2, max_seconds=0.01, target_ci_pct=100, timeout_s=1.5)
+NAMES = ("a", "E1/RA", "c")
+
+
+class Products:
+    """Graphs of one matrix product each, of a size that the name decides; "bad" is no graph."""
+
+    primer = "p"
+
+    def write(self, name: str, path: Path) -> Sequence[Sample]:
+        if name == "unwritable":
+            raise UserError("graph of unwritable: no such option")
+        size = 8 * len(name)
+        weight = numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [size, size]) for n in ("x", "y")]
+        op = "NoSuchOperator" if name == "bad" else "MatMul"
+        graph = helper.make_graph([helper.make_node(op, ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+        return [{"x": np.ones((size, size), dtype=np.float32)}]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are given this process's import path."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def bad(**options: object) -> RunnerSpec:
+    return RunnerSpec(name="bad_runners:BadRunner", options=options)
+
+
+def journal(folder: Path) -> Journal:
+    return Journal(folder / "measurements.jsonl", {"test": 1})
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("abort", "SIGABRT"), ("hang", "stopped after 1.5 s"), ("raise", "RuntimeError: device lost")],
+)
+def test_what_breaks_costs_only_itself(way: str, reason: str, tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    manifest = measure_all(NAMES, Products(), bad(subject="E1/RA", way=way), QUICK, kept, tmp_path / "graphs")
+    assert manifest is not None
+    assert sorted(kept.measurements()) == ["a", "c"]
+    assert list(manifest.failed) == ["E1/RA"]
+    assert reason in manifest.failed["E1/RA"]
+    assert "\n" not in manifest.failed["E1/RA"]
+    assert manifest.placement == {"CPUExecutionProvider": 3}, "the failed one was placed too, before it broke"
+    assert not (tmp_path / "graphs").exists()
+    # The pass before the breakdown was kept, so the other two go on from there.
+    assert len(journal(tmp_path).recordings["a"]) >= 2
+
+
+def test_a_failure_is_tried_again_only_on_request(tmp_path: Path) -> None:
+    marker = tmp_path / "mended"
+    spec = bad(subject="E1/RA", way="raise", marker=str(marker))
+    measure_all(NAMES, Products(), spec, QUICK, journal(tmp_path), tmp_path / "graphs")
+    marker.touch()
+    before = (tmp_path / "measurements.jsonl").read_bytes()
+    again = journal(tmp_path)
+    manifest = measure_all(NAMES, Products(), spec, QUICK, again, tmp_path / "graphs")
+    assert manifest == again.manifest
+    assert manifest is not None and list(manifest.failed) == ["E1/RA"]
+    assert (tmp_path / "measurements.jsonl").read_bytes() == before, "nothing was measured"
+    again.retry(NAMES)
+    manifest = measure_all(NAMES, Products(), spec, QUICK, again, tmp_path / "graphs")
+    assert manifest is not None and manifest.failed == {}
+    assert set(journal(tmp_path).measurements()) == set(NAMES)
+
+
+def test_a_group_that_needs_too_much_memory_is_split(tmp_path: Path) -> None:
+    names = [f"n{'x' * i}" for i in range(5)]
+    notes: list[str] = []
+    kept = journal(tmp_path)
+    spec = bad(way="memory", at_most=3)  # two subjects and the reference
+    manifest = measure_all(
+        names, Products(), spec, QUICK, kept, tmp_path / "graphs", lambda done, total, note: notes.append(note)
+    )
+    assert manifest is not None and manifest.failed == {}
+    assert set(kept.measurements()) == set(names)
+    assert any("out of memory with 5 graphs" in note for note in notes)
+
+
+def test_a_subject_too_large_by_itself_fails(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    spec = RunnerSpec(name="onnxruntime-cpu")
+    settings = QUICK.model_copy(update={"memory_limit_bytes": 1 << 20})
+    with pytest.raises(UserError, match="no subject is at fault"):
+        measure_all(["a"], Products(), spec, settings, kept, tmp_path / "graphs")
+
+
+def test_what_cannot_be_written_or_loaded_is_left_out(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    spec = RunnerSpec(name="onnxruntime-cpu")
+    measure_all(["unwritable", "bad", "ok"], Products(), spec, QUICK, kept, tmp_path / "graphs")
+    assert list(kept.measurements()) == ["ok"]
+    assert set(kept.failed) == {"unwritable", "bad"}
+    assert "NoSuchOperator" in kept.failed["bad"]
+
+
+def test_a_runner_of_this_process_measures_the_same_subjects(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    manifest = measure_all(["a", "bad"], Products(), OnnxRuntimeRunner(), QUICK, kept, tmp_path / "graphs")
+    assert manifest is not None
+    assert (list(kept.measurements()), list(kept.failed)) == (["a"], ["bad"])
+
+
+def test_the_manifest_says_what_the_session_was(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    spec = RunnerSpec(name="onnxruntime-cpu", options={"precision": "w8a8"})
+    made = measure_all(["a"], Products(), spec, QUICK, kept, tmp_path / "graphs")
+    assert made is not None
+    import onnxruntime
+
+    assert made.versions == {"onnxruntime": onnxruntime.__version__}
+    assert (made.runtime, made.precision, made.threads) == ("onnxruntime-cpu", "w8a8", 1)
+    assert made.quantization is not None and made.quantization.integer_macs_share == (1.0, 1.0)
+    assert made.drift is not None and not made.drift.corrected
+    assert made.conditions.affinity
+    assert journal(tmp_path).manifest == made
+    entries = [json.loads(line) for line in (tmp_path / "measurements.jsonl").read_text().splitlines()]
+    assert {"recording", "facts", "finished", "manifest", "context"} == {key for entry in entries for key in entry}
+    assert REFERENCE in {e["recording"]["subject"] for e in entries if "recording" in e}
+    assert list(kept.measurements()) == ["a"], "the reference is no measurement"
+
+
+def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
+    """Lines as the first version wrote them: no affinity in the conditions, no manifest."""
+    conditions = {"cpu": "c", "num_cores": 2, "os": "Linux", "runtime_version": "1", "spinning": False}
+    conditions |= {"governor": None, "temperature_c": None, "load_average_1min": 0.5, "measured_at": "2026-01-01"}
+    recording = {"subject": "a", "pass_id": 1, "device": "c", "runtime": "onnxruntime-cpu", "precision": "float32"}
+    recording |= {"threads": 1, "wall_ms": [1.0, 1.2, 1.1], "cpu_ms": [1.0, 1.2, 1.1], "conditions": conditions}
+    lines = [{"context": {"test": 1}}, {"recording": recording}, {"finished": ["a"]}]
+    (tmp_path / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    old = journal(tmp_path)
+    assert old.measurements()["a"].median_ms == 1.1
+    assert (old.manifest, old.failed, old.facts) == (None, {}, {})
