@@ -38,11 +38,27 @@ class Summary(BaseModel):
         return 50.0 * (self.ci95_ms[1] - self.ci95_ms[0]) / self.median_ms
 
 
+class PhoneState(BaseModel):
+    """A phone's own state, as Android tells it; None where it does not.
+
+    build: the system's build. thermal_status: 0 (not throttled) to 6. battery_c: degrees Celsius.
+    core_mhz, core_limit_mhz: clock of each core that is on, and what it is capped to at the moment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    build: str
+    thermal_status: int | None = Field(ge=0)
+    battery_c: FiniteFloat | None
+    core_mhz: tuple[FiniteFloat, ...] | None
+    core_limit_mhz: tuple[FiniteFloat, ...] | None
+
+
 class Conditions(BaseModel):
     """What else decides a latency: the machine and its state when the samples were taken.
 
     `affinity`: the cores that the measuring process may run on; None where the system does not say, and in
-    records from before it was kept.
+    records from before it was kept. `phone`: None unless the device is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +73,7 @@ class Conditions(BaseModel):
     load_average_1min: NonNegativeFloat | None
     measured_at: str
     affinity: tuple[int, ...] | None = None
+    phone: PhoneState | None = None
 
 
 class Measurement(Summary):

@@ -22,7 +22,7 @@ from latency_predictors.manifest import (
 )
 from latency_predictors.measurement import Conditions, Recording, current_conditions
 from latency_predictors.runners import RunnerSpec
-from latency_predictors.runners.base import MeasureSettings, Progress, Runner, Sample
+from latency_predictors.runners.base import DeviceError, MeasureSettings, Progress, Runner, Sample
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.runners.worker import Broken, GroupWorker, Pass
 from search_spaces.errors import UserError
@@ -211,12 +211,13 @@ class _Work:
                         for earlier in self._journal.recordings.get(name, []):
                             session.add({name: earlier})
                     self._learn_placement(group, made)
-                session.add({name: made.recordings[name] for name in group})
+                session.add({name: made.recordings[name] for name in group if name in made.recordings})
                 self._journal.add_pass(made.recordings.values())
                 self.last_conditions = next(iter(made.recordings.values())).conditions
                 # All subjects of a group end together: what is shown as done is the group's share of its time.
                 self.report(f"{len(group)} in turn, round {session.num_rounds}", int(session.share * len(group)))
-                if session.is_over:
+                # A pass that was cut short is followed by what cut it.
+                if made.recordings.keys() >= group.keys() and session.is_over:
                     return None
 
     def _source(self, graphs: Mapping[str, Path]) -> GroupWorker | _InThisProcess:
@@ -270,6 +271,8 @@ class _InThisProcess:
     def next_pass(self) -> Pass | Broken:
         try:
             recordings = next(self._passes)
+        except DeviceError as error:
+            return Broken(None, "refused", str(error))
         except UserError as error:
             return Broken(self._turned_to, "refused", str(error))
         return Pass(recordings, self._runner.placement, time.process_time())

@@ -25,7 +25,7 @@ _PROVIDER = "ExecutionProvider"
 _UNITS: dict[str, ComputeUnit] = {
     "CPU": "CPU",
     "Dnnl": "CPU",
-    "XNNPACK": "CPU",
+    "Xnnpack": "CPU",
     "CUDA": "GPU",
     "Tensorrt": "GPU",
     "NvTensorRTRTX": "GPU",

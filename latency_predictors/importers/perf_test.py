@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from latency_predictors.importers.base import Reading, RowError, Source, latency_ms, short, whole
+from latency_predictors.importers.base import Reading, RowError, Source, latency_ms, load, short, whole
 from latency_predictors.importers.checks import off_unit, unit_reason
+from latency_predictors.importers.records import Facts
 
 _STATISTICS = re.compile(r"(Min|Max|P\d+) Latency\b")
 _NUM_FIELDS = 5
@@ -44,29 +46,46 @@ class PerfTestImporter:
 
     def read(self, source: Source, reading: Reading) -> None:
         """One measurement for each call of the tool: the median of its runs."""
-        calls: list[_Call] = []
-        for row, line in enumerate(source.text.split("\n"), start=1):
-            if not line.strip() or _STATISTICS.match(line.strip()):
-                continue
-            fields = [text.strip() for text in line.rsplit(",", _NUM_FIELDS - 1)]
-            try:
-                if len(fields) != _NUM_FIELDS or not fields[0]:
-                    raise RowError(f"{short(line)} is not model,time_s,peak_bytes,cpu_percent,run")
-                run = whole(fields[4], "run")
-                peak_bytes = whole(fields[2], "peak_bytes")
-                ms = _run_ms(fields[1])
-            except RowError as error:
-                reading.refuse(row, str(error))
-                continue
-            if not calls or calls[-1].model != fields[0] or run <= calls[-1].last_run:
-                calls.append(_Call(fields[0]))
-            call = calls[-1]
-            call.rows.append(row)
-            call.latencies_ms.append(ms)
-            call.peak_bytes = max(call.peak_bytes, peak_bytes)
-            call.last_run = run
-        for call in calls:
+        for call in _calls(source, reading):
             _add(reading, call)
+
+
+def read_runs_ms(path: Path) -> list[float]:
+    """Each run of a file of one call, in order, milliseconds; UserError, with its row, for a bad one."""
+    source = load(path)
+    reading = Reading(source, PerfTestImporter.format, Facts())
+    calls = _calls(source, reading)
+    for flag in reading.flags:
+        raise source.error(flag.row, flag.reason)
+    if len(calls) != 1:
+        raise source.error(1, f"runs of {len(calls)} calls are in it, wanted are those of one")
+    return calls[0].latencies_ms
+
+
+def _calls(source: Source, reading: Reading) -> list[_Call]:
+    """The calls in a file; bad rows are refused in `reading`."""
+    calls: list[_Call] = []
+    for row, line in enumerate(source.text.split("\n"), start=1):
+        if not line.strip() or _STATISTICS.match(line.strip()):
+            continue
+        fields = [text.strip() for text in line.rsplit(",", _NUM_FIELDS - 1)]
+        try:
+            if len(fields) != _NUM_FIELDS or not fields[0]:
+                raise RowError(f"{short(line)} is not model,time_s,peak_bytes,cpu_percent,run")
+            run = whole(fields[4], "run")
+            peak_bytes = whole(fields[2], "peak_bytes")
+            ms = _run_ms(fields[1])
+        except RowError as error:
+            reading.refuse(row, str(error))
+            continue
+        if not calls or calls[-1].model != fields[0] or run <= calls[-1].last_run:
+            calls.append(_Call(fields[0]))
+        call = calls[-1]
+        call.rows.append(row)
+        call.latencies_ms.append(ms)
+        call.peak_bytes = max(call.peak_bytes, peak_bytes)
+        call.last_run = run
+    return calls
 
 
 def _run_ms(text: str) -> float:

@@ -38,7 +38,9 @@ class Inputs:
     """What is known of N networks without timing them on the target device.
 
     kernels: (N, K) analytic kernel sums, non-negative, any unit (MACs, bytes, counts); `kernel_names` names them, and
-        those that end in `_macs` add up to the network's MACs.
+        those that end in `_macs` add up to the network's MACs. `name@place` (say `depthwise_macs@16`, at 16 x 16
+        pixels) is one kernel's sum in one of the places where it runs: models that know of other devices read places
+        apart, the others only their sum.
     structure: (N, D) categorical digits, or None.
     sources: (N, S) latencies in ms of these networks on other devices, measured or predicted, or None.
 
@@ -79,6 +81,11 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.kernels)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], Array]:
+        """Kernel names without places, and their sums (N, groups) over the places."""
+        return group_sums(self.kernel_names, self.kernels)
 
     @property
     def num_sources(self) -> int:
@@ -130,13 +137,14 @@ class Support(BaseModel):
     @classmethod
     def of(cls, inputs: Inputs) -> Support:
         """The range of these networks."""
-        return cls(low=inputs.kernels.min(0), high=inputs.kernels.max(0))
+        sums = inputs.groups[1]
+        return cls(low=sums.min(0), high=sums.max(0))
 
     def is_outside(self, inputs: Inputs) -> NDArray[np.bool_]:
         """Whether each network (N,) extrapolates."""
         low, high = np.array(self.low), np.array(self.high)
-        margin = 0.5 * (high - low)
-        outside: NDArray[np.bool_] = ((inputs.kernels < low - margin) | (inputs.kernels > high + margin)).any(1)
+        margin, sums = 0.5 * (high - low), inputs.groups[1]
+        outside: NDArray[np.bool_] = ((sums < low - margin) | (sums > high + margin)).any(1)
         return outside
 
 
@@ -180,6 +188,15 @@ class Model(Protocol):
 
     def fit(self, inputs: Inputs, latency_ms: ArrayLike) -> FittedModel:
         """Fits to the measured latencies (N,) in ms of N networks; UserError for too few or impossible ones."""
+
+
+def group_sums(kernel_names: tuple[str, ...], kernels: Array) -> tuple[tuple[str, ...], Array]:
+    """Names without their places, in order of first appearance, and the sums (N, groups) of kernels (N, K)."""
+    own = [name.partition("@")[0] for name in kernel_names]
+    groups = tuple(dict.fromkeys(own))
+    if len(groups) == len(own):
+        return groups, kernels
+    return groups, kernels @ np.array([[name == group for group in groups] for name in own], dtype=np.float64)
 
 
 def check_latency(latency_ms: ArrayLike, num_rows: int, what: str = "latency_ms") -> Array:

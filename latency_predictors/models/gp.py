@@ -22,7 +22,7 @@ from latency_predictors.models.base import (
     check_latency,
     interval,
 )
-from latency_predictors.models.prior import Features, LatencyPrior, combine, covariance
+from latency_predictors.models.prior import GpFeatures, LatencyPrior, combine, covariance
 
 _LEAST_WEIGHT = 0.01
 #: Rows predicted at a time: (5, rows, measured) covariance parts stay in the cache.
@@ -121,7 +121,7 @@ class FittedGp(FittedModel):
         return log_ms, variance
 
     @cached_property
-    def _measured(self) -> Features:
+    def _measured(self) -> GpFeatures:
         structure = None if self.structure is None else np.array(self.structure)
         sources = None if self.sources is None else np.array(self.sources)
         return self.prior.features(Inputs(np.array(self.kernels), self.kernel_names, structure, sources))

@@ -18,9 +18,12 @@ from latency_predictors.models.base import (
     check_latency,
     loo_interval,
 )
+from latency_predictors.models.population import Population
 from search_spaces.errors import UserError
 
-Features = Literal["kernels", "sources", "kernels+sources", "macs"]
+Features = Literal["kernels", "places", "sources", "kernels+sources", "macs"]
+
+_HUBER, _REWEIGHTINGS = 1.5, 3
 
 
 class Nnls(BaseModel):
@@ -30,10 +33,14 @@ class Nnls(BaseModel):
     columns contributes to the median latency at its typical value `scale`. The ridge is so small that it only
     decides what the measurements leave open (more columns than measurements, a kernel that none of them has).
 
-    features: "kernels" (analytic), "sources" and "kernels+sources" (transfer from other devices), "macs" (the sum of
-        the kernels that end in `_macs`: the baseline that everybody knows).
+    features: "kernels" (analytic), "places" (the same, each place of a kernel apart, see base.Inputs), "sources" and
+        "kernels+sources" (transfer from other devices), "macs" (the sum of the kernels that end in `_macs`: the
+        baseline that everybody knows).
     scale: typical size of each feature column, say its mean over all candidates; the mean of the measured
         networks by default, and a kernel that none of them has then costs nothing and extrapolates.
+    population: what is known of the shares beforehand, in place of the ridge.
+    robust: Huber's loss instead of the square beyond 1.5 robust standard deviations, so that one measurement of a
+        device that was busy, or of a corrupt file, counts little (Huber 1964; iteratively reweighted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +48,8 @@ class Nnls(BaseModel):
     features: Features = "kernels"
     scale: Vector | None = None
     ridge: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    population: Population | None = None
+    robust: bool = False
 
     def fit(self, inputs: Inputs, latency_ms: ArrayLike) -> FittedNnls:
         """Fits to the measured latencies (N,) in ms; UserError when a needed kind of feature is not there."""
@@ -48,8 +57,7 @@ class Nnls(BaseModel):
         columns = feature_columns(inputs, self.features)
         scale = columns.mean(0) if self.scale is None else np.array(self.scale)
         assert scale.shape == (columns.shape[1],)
-        scale = np.append(scale, 1.0)
-        design = np.column_stack([columns, np.ones(len(columns))]) / np.where(scale > 0, scale, np.inf)
+        design, sizes = _design(columns, scale)
         every = np.arange(len(measured))
         errors = [
             np.log(_positive(design[i] @ self._solve(design[every != i], measured[every != i])) / measured[i])
@@ -57,7 +65,7 @@ class Nnls(BaseModel):
         ]
         return FittedNnls(
             features=self.features,
-            coefficients=self._solve(design, measured) / np.where(scale > 0, scale, np.inf),
+            coefficients=self._solve(design, measured) / sizes,
             kernel_names=inputs.kernel_names,
             num_sources=inputs.num_sources,
             support=Support.of(inputs),
@@ -65,13 +73,22 @@ class Nnls(BaseModel):
         )
 
     def _solve(self, design: Array, measured: Array) -> Array:
-        from scipy.optimize import nnls
+        unit = float(np.median(measured))
+        relative = design * (unit / measured)[:, None]
+        weights = np.ones(len(measured))
+        if self.robust:
+            # From what is known beforehand, at this device's speed: least squares starts out bent by the outlier.
+            size = relative.shape[1]
+            expected = relative @ (np.full(size, 1 / size) if self.population is None else self.population.mean)
+            weights = _huber(expected / np.median(expected) - 1.0)
+            for _ in range(_REWEIGHTINGS):
+                weights = _huber(relative @ self._shares(relative, weights) - 1.0)
+        return unit * self._shares(relative, weights)
 
-        unit, size = float(np.median(measured)), design.shape[1]
-        root = np.sqrt(self.ridge)
-        rows = np.vstack([design * (unit / measured)[:, None], root * np.eye(size)])
-        shares: Array = nnls(rows, np.concatenate([np.ones(len(measured)), np.full(size, root / size)]))[0]
-        return shares * unit
+    def _shares(self, relative: Array, weights: Array) -> Array:
+        if self.population is not None:
+            return self.population.solve(relative, weights)
+        return _ridge(relative, self.ridge, weights)
 
 
 class FittedNnls(FittedModel):
@@ -89,6 +106,33 @@ class FittedNnls(FittedModel):
         return loo_interval(_positive(latency_ms), self, self.support.is_outside(inputs))
 
 
+def shares_of(columns: Array, scale: Array, latency_ms: Array, ridge: float = 1e-4) -> Array:
+    """What each feature column at its typical value `scale` adds to the median latency, constant last: (P + 1,)."""
+    relative = _design(columns, scale)[0] * (np.median(latency_ms) / latency_ms)[:, None]
+    return _ridge(relative, ridge, np.ones(len(relative)))
+
+
+def _design(columns: Array, scale: Array) -> tuple[Array, Array]:
+    """(columns and a constant relative to their typical values (N, P + 1), those values, infinite for 0)."""
+    sizes = np.append(np.where(scale > 0, scale, np.inf), 1.0)
+    return np.column_stack([columns, np.ones(len(columns))]) / sizes, sizes
+
+
+def _huber(errors: Array) -> Array:
+    """Factors (N,) of the errors whose squares then make Huber's loss."""
+    limit = _HUBER * (1.4826 * float(np.median(np.abs(errors))) + 1e-4)
+    return np.sqrt(np.minimum(1.0, limit / np.maximum(np.abs(errors), limit)))
+
+
+def _ridge(relative: Array, ridge: float, weights: Array) -> Array:
+    from scipy.optimize import nnls
+
+    size, root = relative.shape[1], np.sqrt(ridge)
+    rows = np.vstack([relative * weights[:, None], root * np.eye(size)])
+    shares: Array = nnls(rows, np.concatenate([weights, np.full(size, root / size)]))[0]
+    return shares
+
+
 def _positive(latency_ms: Array) -> Array:
     """A network without any kernel takes no time if the constant is 0; its logarithm must exist all the same."""
     return np.maximum(latency_ms, np.finfo(float).tiny)
@@ -97,14 +141,17 @@ def _positive(latency_ms: Array) -> Array:
 def feature_columns(inputs: Inputs, features: Features) -> Array:
     """The named feature columns (N, P); UserError when the inputs do not have them."""
     if features == "macs":
-        macs = [i for i, name in enumerate(inputs.kernel_names) if name.endswith("_macs")]
+        names, sums = inputs.groups
+        macs = [i for i, name in enumerate(names) if name.endswith("_macs")]
         if not macs:
             raise UserError(
                 f"kernels: none of {', '.join(inputs.kernel_names)} ends in _macs; name those that count MACs"
             )
-        return inputs.kernels[:, macs].sum(1, keepdims=True)
-    if features == "kernels":
+        return sums[:, macs].sum(1, keepdims=True)
+    if features == "places":
         return inputs.kernels
+    if features == "kernels":
+        return inputs.groups[1]
     if inputs.sources is None:
         raise UserError("sources: none given, but the model transfers from them; give some, or use features='kernels'")
-    return inputs.sources if features == "sources" else np.column_stack([inputs.sources, inputs.kernels])
+    return inputs.sources if features == "sources" else np.column_stack([inputs.sources, inputs.groups[1]])

@@ -31,7 +31,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
-from latency_predictors.models.base import Array, Digits, Inputs, Matrix, Vector
+from latency_predictors.models.base import Array, Digits, Inputs, Matrix, Vector, group_sums
+from latency_predictors.models.nnls import Features, feature_columns, shares_of
+from latency_predictors.models.population import Population
 from search_spaces.errors import UserError
 
 CONSTANT_VARIANCE = 100.0
@@ -46,10 +48,11 @@ _DEFAULT = np.array(
 )
 _LENGTH = 4.0
 _NUM_ROWS = 100
+_LEAST_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Features:
+class GpFeatures:
     """N networks as the covariance sees them."""
 
     mean: Array
@@ -58,7 +61,7 @@ class Features:
     intensities: Array
     structure: Digits | None
 
-    def parts(self, other: Features) -> Array:
+    def parts(self, other: GpFeatures) -> Array:
         """The unscaled covariance parts (5, N, M) between these networks and the others."""
         own = self.structure
         if own is None or other.structure is None:
@@ -98,9 +101,10 @@ class LatencyPrior(BaseModel):
 
     source_log_ms: mean log latency of every source device (S,); empty where there are none.
     kernel_mean: (K,) mean kernel sums of the candidates.
-    intensity_mean, intensity_std: (K + 1,) over the candidates.
+    intensity_mean, intensity_std: (G + 1,) over the candidates, of the G kernels without places.
     kernel_cost_ms: (K,) ms per unit of a kernel sum, for the roofline that is the mean without source devices.
     variances: (settings, 5) of slope, deviations, intensities, structure and noise, in log(ms)^2.
+    population: of the kernels' shares on source devices, None where none has taught any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,6 +116,7 @@ class LatencyPrior(BaseModel):
     intensity_std: Vector
     kernel_cost_ms: Vector
     variances: Matrix
+    population: Population | None = None
 
     @property
     def num_sources(self) -> int:
@@ -119,11 +124,16 @@ class LatencyPrior(BaseModel):
         return len(self.source_log_ms)
 
     @cached_property
-    def scales(self) -> tuple[Array, Array]:
-        """(typical latencies in ms of the source devices (S,), typical kernel sums (K,))."""
-        return np.exp(np.array(self.source_log_ms)), np.array(self.kernel_mean)
+    def scales(self) -> dict[Features, Array]:
+        """Typical values of the columns of these features."""
+        typical = np.array(self.kernel_mean)
+        return {
+            "kernels": group_sums(self.kernel_names, typical[None])[1][0],
+            "places": typical,
+            "sources": np.exp(np.array(self.source_log_ms)),
+        }
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> GpFeatures:
         """The networks as the covariance sees them; UserError when kernels or sources are not the prior's."""
         if inputs.kernel_names != self.kernel_names or inputs.num_sources != self.num_sources:
             raise UserError(
@@ -135,7 +145,7 @@ class LatencyPrior(BaseModel):
         # An intensity that is the same for all candidates tells them apart no more than the constant does.
         unit = np.where(std > 1e-12, 1.0 / np.maximum(std, 1e-12), 0.0) / np.sqrt(len(std))
         intensities = (self._intensities(inputs, slope) - np.array(self.intensity_mean)) * unit
-        return Features(mean, slope, deviations, intensities, inputs.structure)
+        return GpFeatures(mean, slope, deviations, intensities, inputs.structure)
 
     def _shape(self, inputs: Inputs) -> tuple[Array, Array, Array]:
         """Prior mean in log ms (N,), the same around its average over the candidates, deviations (N, S)."""
@@ -150,8 +160,8 @@ class LatencyPrior(BaseModel):
         return mean, mean, (centred - mean[:, None]) / np.sqrt(self.num_sources)
 
     def _intensities(self, inputs: Inputs, slope: Array) -> Array:
-        typical = np.array(self.kernel_mean)
-        relative = inputs.kernels / np.where(typical > 0, typical, 1.0)
+        typical = self.scales["kernels"]
+        relative = inputs.groups[1] / np.where(typical > 0, typical, 1.0)
         return np.column_stack([relative, np.ones(len(inputs))]) * np.exp(-slope)[:, None]
 
 
@@ -164,14 +174,18 @@ def unlearned_prior(inputs: Inputs, kernel_cost_ms: ArrayLike | None = None) -> 
     mean = inputs.kernels.mean(0)
     if not mean.any():
         raise UserError("kernels: every sum of every network is 0; give networks that compute something")
-    cost = np.where(mean > 0, 1.0 / np.where(mean > 0, mean, 1.0), 0.0) if kernel_cost_ms is None else kernel_cost_ms
+    groups, sums = group_sums(inputs.kernel_names, mean[None])
+    # The same share for every kernel, whatever the number of places where it runs.
+    mean_of = dict(zip(groups, sums[0], strict=True))
+    totals = np.array([mean_of[name.partition("@")[0]] for name in inputs.kernel_names])
+    cost = np.where(totals > 0, 1.0 / np.where(totals > 0, totals, 1.0), 0.0)
     prior = LatencyPrior(
         kernel_names=inputs.kernel_names,
         source_log_ms=np.zeros(0) if inputs.sources is None else np.log(inputs.sources).mean(0),
         kernel_mean=mean,
-        intensity_mean=np.zeros(len(mean) + 1),
-        intensity_std=np.ones(len(mean) + 1),
-        kernel_cost_ms=np.asarray(cost, dtype=np.float64),
+        intensity_mean=np.zeros(len(groups) + 1),
+        intensity_std=np.ones(len(groups) + 1),
+        kernel_cost_ms=cost if kernel_cost_ms is None else np.asarray(kernel_cost_ms, dtype=np.float64),
         variances=_DEFAULT + (0.0 if inputs.sources is None else np.array([0.0, 0.3, 0.0, 0.0, 0.0])),
     )
     intensities = prior._intensities(inputs, prior._shape(inputs)[1])
@@ -196,22 +210,44 @@ def learn_prior(inputs: Inputs, source_measured_ms: ArrayLike, rng: np.random.Ge
     if measured.shape != inputs.sources.shape:
         raise UserError(f"source_measured_ms: shape {measured.shape}, needed is {inputs.sources.shape}, as sources")
     log_sources = np.log(inputs.sources)
+    learned: dict[str, object] = {"population": _population(prior, inputs, measured)}
     settings = []
     for device in range(inputs.num_sources if inputs.num_sources > 1 else 0):
         rows = _middle(measured[:, device])
-        if len(rows) < 20:
+        if len(rows) < _LEAST_ROWS:
             continue
         rows = rng.choice(rows, min(_NUM_ROWS, len(rows)), replace=False)
         others = [i for i in range(inputs.num_sources) if i != device]
-        alike = [float(np.corrcoef(log_sources[:, i], log_sources[:, device])[0, 1]) for i in others]
+        alike = [_correlation(log_sources[:, i], log_sources[:, device]) for i in others]
         distant = [others[i] for i in np.argsort(alike)[: max(1, len(others) // 2)]]
         for sources in (others, distant):
             given = inputs.with_sources(sources)
             features = unlearned_prior(given).features(given.rows(rows))
             settings.append(_most_likely_variances(features, np.log(measured[rows, device]) - features.mean))
-    if not settings:
-        return prior
-    return LatencyPrior.model_validate(prior.model_dump() | {"variances": np.array(settings)})
+    if settings:
+        learned["variances"] = np.array(settings)
+    return LatencyPrior.model_validate(prior.model_dump() | learned)
+
+
+def _population(prior: LatencyPrior, inputs: Inputs, measured_ms: Array) -> Population | None:
+    shares: dict[Features, list[Array]] = {"places": [], "kernels": []}
+    for latency_ms in measured_ms.T:
+        rows = _middle(latency_ms)
+        if len(rows) < _LEAST_ROWS:
+            continue
+        for features, found in shares.items():
+            columns = feature_columns(inputs.rows(rows), features)
+            found.append(shares_of(columns, prior.scales[features], latency_ms[rows]))
+    if not shares["places"]:
+        return None
+    return Population.of(
+        prior.kernel_names, prior.scales["places"], np.array(shares["places"]), np.array(shares["kernels"])
+    )
+
+
+def _correlation(first: Array, second: Array) -> float:
+    """Pearson's; 0 for a device that takes the same time for every network."""
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) and np.ptp(second) else 0.0
 
 
 def _middle(latency_ms: Array) -> Digits:
@@ -223,7 +259,7 @@ def _middle(latency_ms: Array) -> Digits:
     return rows[(latency_ms[rows] >= low) & (latency_ms[rows] <= high)]
 
 
-def _most_likely_variances(features: Features, residual: Array) -> Array:
+def _most_likely_variances(features: GpFeatures, residual: Array) -> Array:
     """Variances (5,) that maximise the marginal likelihood of the log residuals, with a weak hyperprior."""
     from scipy.optimize import minimize
 
@@ -244,7 +280,7 @@ def _most_likely_variances(features: Features, residual: Array) -> Array:
 def negative_log_likelihood(log_variances: Array, parts: Array, residual: Array) -> tuple[float, Array]:
     """-log N(residual; 0, sum of parts) without its constant, and its gradient in the log variances (5,).
 
-    parts: (5, N, N) from Features.parts; residual: (N,).
+    parts: (5, N, N) from GpFeatures.parts; residual: (N,).
     """
     from scipy.linalg import cho_solve, cholesky
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _RUNNERS = {
     "onnxruntime-cpu": "latency_predictors.runners.onnxruntime_cpu:OnnxRuntimeRunner",
     "onnxruntime-cuda": "latency_predictors.runners.onnxruntime_cuda:CudaRunner",
+    "adb": "latency_predictors.runners.adb:AdbRunner",
+    "openvino": "latency_predictors.runners.openvino:OpenVinoRunner",
     "qnn": "latency_predictors.runners.qnn:QnnRunner",
 }
 

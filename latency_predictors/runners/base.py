@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from latency_predictors.measurement import Measurement, Precision, Recording
+from search_spaces.errors import UserError
 
 Progress = Callable[[int, int, str], None]
 """on_progress(done, total, note)"""
@@ -38,6 +39,10 @@ class Prepared(BaseModel):
     error_l2: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 
 
+class DeviceError(UserError):
+    """The device cannot be measured on (any more): it was unplugged, is full or too hot. No subject is at fault."""
+
+
 class MeasureSettings(BaseModel):
     """How long a measuring session lasts.
 
@@ -63,7 +68,8 @@ class Runner(Protocol):
 
     All subjects of a call are loaded at once: the caller forms groups that fit into memory. `passes` and
     `measure` raise UserError, naming the subject, when a graph cannot be loaded or when one of its
-    nodes would run anywhere else than on this runner's execution provider.
+    nodes would run anywhere else than on this runner's execution provider, and DeviceError when it is nothing about
+    a subject. A pass that such an error ends holds the subjects before it; the error follows with the next one.
 
     Runners are made by name (see the package: `make_runner`), also in the worker process that a group is
     measured in (see runners.worker): a constructor takes JSON-ready keywords only, and is cheap.

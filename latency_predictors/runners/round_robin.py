@@ -128,17 +128,23 @@ class Session:
     def __init__(
         self, num_subjects: int, settings: MeasureSettings, cpu_clock: Callable[[], float] = time.process_time
     ) -> None:
-        """`cpu_clock` gives the processor time, in seconds, of the process that measures."""
+        """`cpu_clock` gives the processor time, in seconds, of the process that measures.
+
+        Where the runs are on another device, that process only waits: what they took there counts instead.
+        """
         self._settings = settings
         self._limit_s = settings.max_seconds * num_subjects
         self._cpu_clock = cpu_clock
         self._wall_start, self._cpu_start = time.perf_counter(), cpu_clock()
+        self._first_pass_id, self._timed_s = time.time_ns(), 0.0
         self.recordings: dict[str, list[Recording]] = {}
 
     def add(self, recordings: Mapping[str, Recording]) -> None:
         """Keeps one pass (or an earlier session's, before the first)."""
         for name, recording in recordings.items():
             self.recordings.setdefault(name, []).append(recording)
+            if recording.pass_id >= self._first_pass_id:
+                self._timed_s += sum(recording.cpu_ms) / 1e3
 
     @property
     def num_rounds(self) -> int:
@@ -165,4 +171,5 @@ class Session:
 
     @property
     def _spent_s(self) -> tuple[float, float]:
-        return time.perf_counter() - self._wall_start, self._cpu_clock() - self._cpu_start
+        cpu_s = self._cpu_clock() - self._cpu_start
+        return time.perf_counter() - self._wall_start, max(cpu_s, self._timed_s)

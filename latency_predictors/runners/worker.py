@@ -26,7 +26,7 @@ from typing import IO, Any, Literal, NamedTuple, Self
 
 from latency_predictors.measurement import Recording
 from latency_predictors.runners import RunnerSpec
-from latency_predictors.runners.base import MeasureSettings
+from latency_predictors.runners.base import DeviceError, MeasureSettings
 from search_spaces.errors import UserError
 
 Fault = Literal["refused", "failed", "out_of_memory", "crashed", "timed_out"]
@@ -36,6 +36,7 @@ _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _MAX_REASON = 500
 _START_S = 60.0
+_END_S = 15.0
 # C++ and Python name the same thing differently; the runtimes wrap both in exceptions of their own.
 OUT_OF_MEMORY = (
     "bad_alloc",
@@ -114,6 +115,12 @@ class GroupWorker:
 
     def __exit__(self, *error: object) -> None:
         process = self._running
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # asks it to end
+        if not any(error):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
         if process.poll() is None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -235,13 +242,18 @@ def _serve(folder: Path) -> None:
                         "cpu_s": time.process_time(),
                     },
                 )
+            # A runner may have something to take away, such as files on a phone.
+            close = getattr(passes, "close", None)
+            if close is not None:
+                close()
         except Exception as error:  # whatever a runtime may raise is an answer here
             is_ours = isinstance(error, UserError)
             reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
             fault: Fault = "refused" if is_ours else "failed"
+            at_fault = None if isinstance(error, DeviceError) else turned_to
             if any(sign in reason for sign in OUT_OF_MEMORY):
                 fault = "out_of_memory"
-            _answer(answers, {"broken": {"subject": turned_to, "fault": fault, "reason": _one_line(reason)}})
+            _answer(answers, {"broken": {"subject": at_fault, "fault": fault, "reason": _one_line(reason)}})
         # Not the interpreter's end: a runtime that breaks while it is taken down says nothing of a subject.
         answers.flush()
         os._exit(0)

@@ -20,17 +20,23 @@ from latency_predictors.models import (
     Nnls,
     OneHotRidge,
     from_json,
+    learn_prior,
     unlearned_prior,
 )
 from search_spaces.errors import UserError
 from tests.latency_predictors.models.devices import Devices
 
 DEVICES = Devices(num_networks=60, num_sources=3, seed=20, noise=0.05)
+assert DEVICES.inputs.sources is not None
+LEARNED = learn_prior(DEVICES.inputs, DEVICES.inputs.sources, np.random.default_rng(0))
 MODELS: dict[str, Callable[[], Model]] = {
     "additive": Additive,
     "ensemble": lambda: Ensemble(prior=unlearned_prior(DEVICES.inputs)),
+    "ensemble learned": lambda: Ensemble(prior=LEARNED),
     "gp": lambda: Gp(prior=unlearned_prior(DEVICES.inputs)),
     "nnls kernels": Nnls,
+    "nnls robust": lambda: Nnls(robust=True),
+    "nnls population": lambda: Nnls(scale=LEARNED.scales["kernels"], population=LEARNED.population),
     "nnls sources": lambda: Nnls(features="sources"),
     "nnls both": lambda: Nnls(features="kernels+sources"),
     "nnls macs": lambda: Nnls(features="macs"),

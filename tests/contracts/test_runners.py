@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,25 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latency_predictors.measurement import cpu_name
 from latency_predictors.runners import make_runner, runner_names, runner_options
+from latency_predictors.runners.adb import AdbRunner
 from latency_predictors.runners.base import MeasureSettings, Runner
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.runners.openvino import OpenVinoRunner
 from search_spaces.errors import UserError
+from tests.latency_predictors.android.phones import phone_runner
+
+
+def openvino() -> Runner:
+    if find_spec("openvino") is None:
+        pytest.skip("needs the extra: pip install 'nanosd-nas[openvino]'")
+    return OpenVinoRunner()
+
 
 RUNNERS: dict[str, Callable[[], Runner]] = {
+    "adb": phone_runner,
     "onnxruntime-cpu": OnnxRuntimeRunner,
     "onnxruntime-cpu, two threads": lambda: OnnxRuntimeRunner(threads=2),
+    "openvino": openvino,
 }
 QUICK = MeasureSettings(warm_up=2, min_repeats=10, rounds_per_pass=5, max_seconds=0.4, target_ci_pct=50)
 
@@ -62,7 +75,7 @@ def test_every_subject_has_one_complete_record(runner: Runner, tmp_path: Path) -
         assert record.ci95_ms[0] <= record.median_ms <= record.ci95_ms[1]
         assert record.p10_ms <= record.median_ms <= record.p90_ms
         assert record.num_samples >= 1
-        assert record.conditions.cpu == cpu_name()
+        assert (record.conditions.cpu == cpu_name()) == (record.conditions.phone is None)
     assert measured["short"].median_ms < measured["long"].median_ms
     assert notes[-1][:2] == (2, 2)
 
@@ -110,9 +123,10 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_no_threads_are_refused() -> None:
+@pytest.mark.parametrize("runner_class", [AdbRunner, OnnxRuntimeRunner, OpenVinoRunner])
+def test_no_threads_are_refused(runner_class: Callable[..., Runner]) -> None:
     with pytest.raises(UserError, match="threads: 0"):
-        OnnxRuntimeRunner(threads=0)
+        runner_class(threads=0)
 
 
 def test_it_says_what_it_turns_to_and_where_nodes_run(runner: Runner, tmp_path: Path) -> None:
@@ -120,13 +134,14 @@ def test_it_says_what_it_turns_to_and_where_nodes_run(runner: Runner, tmp_path: 
     announced: list[str] = []
     passes = runner.passes(graphs, QUICK, announce=announced.append)
     one = next(passes)
-    # Once before a subject is loaded, and once before each of its runs at least.
-    assert all(announced.count(name) > QUICK.rounds_per_pass for name in graphs)
+    # Once before a subject is loaded, and once before each of its runs (on a phone: each process of them) at least.
+    local = one["a"].conditions.phone is None
+    assert all(announced.count(name) > (QUICK.rounds_per_pass if local else 1) for name in graphs)
     assert announced[:1] == ["a"]
     assert set(runner.placement) >= set(graphs)
     assert all(sum(counts.values()) > 0 for counts in runner.placement.values())
     assert runner.versions and all(runner.versions.values())
-    if hasattr(os, "sched_getaffinity"):
+    if local and hasattr(os, "sched_getaffinity"):
         assert one["a"].conditions.affinity
 
 
@@ -134,11 +149,11 @@ def test_it_says_what_it_turns_to_and_where_nodes_run(runner: Runner, tmp_path: 
 def test_every_name_makes_a_runner_or_says_what_is_missing(name: str) -> None:
     assert isinstance(runner_options(name), tuple)
     try:
-        made = make_runner(name)
+        is_runner = isinstance(make_runner(name), Runner)  # looks at its properties: a phone's need the phone
     except UserError as error:
         assert "\n" not in str(error) and ";" in str(error)
     else:
-        assert isinstance(made, Runner)
+        assert is_runner
 
 
 def test_unknown_names_and_options_list_the_legal_ones() -> None:

@@ -16,14 +16,12 @@ from tests.latency_predictors.made_up import kernel_tables, measurement
 
 
 def test_every_way_of_choosing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stages = {s: ("RARA", "RA", "RR", "R") for s in ("E1", "E2", "D2", "D1")}
+    stages = dict.fromkeys(("E1", "E2", "D2", "D1"), ("RARA", "RA", "RR", "R"))
     space = SearchSpace(name="made-up", options={**stages, "deep": ("none",)})
     kernels = kernel_tables(space)
     matrix = space.unrank(np.random.default_rng(0).permutation(space.num_candidates)[:24])
     latency_ms = kernels.of_candidates(space, matrix) @ np.array([1e-4, 1e-3, 2e-2, 1e-4])
-    networks = {
-        c.id: measurement(c.id, float(ms)) for c, ms in zip(map(space.decode, matrix), latency_ms, strict=True)
-    }
+    networks = {c.id: measurement(c.id, float(ms)) for c, ms in zip(map(space.decode, matrix), latency_ms, strict=True)}
     path = tmp_path / "p.json"
     facts = ProfileFacts("d", "r", "float32", 8, 5)
     fit_profile(space, kernels, Training({}, networks), facts).save(path)

@@ -14,6 +14,7 @@ from torch import nn
 from experiments.bench import latency
 from experiments.bench.latency_spaces import SPACES, fbnet, nasbench201
 from experiments.bench.latency_spaces.table import read_table
+from latency_predictors.models.base import group_sums
 from search_spaces.errors import UserError
 
 DATA = os.environ.get("NANOSD_DATA")
@@ -48,7 +49,9 @@ def fbnet_convolutions(digits: list[int]) -> list[tuple[nn.Conv2d, int]]:
 def test_fbnet_kernel_sums_are_those_of_torch_convolutions() -> None:
     structure = np.random.default_rng(0).integers(0, 9, (20, 22))
     structure[0], structure[1] = 8, 1
-    for digits, sums in zip(structure, fbnet.kernels(structure), strict=True):
+    names, totals = group_sums(fbnet.KERNEL_NAMES, fbnet.kernels(structure))
+    assert [name.split("_")[0] for name in names[:4]] == ["pointwise", "depthwise", "activation", "weight"]
+    for digits, sums in zip(structure, totals, strict=True):
         macs = {"pointwise": 0, "depthwise": 0}
         elements = weights = count = 0
         for conv, size in fbnet_convolutions(digits.tolist()):
@@ -61,6 +64,15 @@ def test_fbnet_kernel_sums_are_those_of_torch_convolutions() -> None:
             count += 1
         shuffles = int(np.isin(digits, (1, 5)).sum())
         assert sums.tolist() == [macs["pointwise"], macs["depthwise"], elements, weights, count, shuffles]
+
+
+@pytest.mark.parametrize(("layer", "size"), [(0, 32), (5, 32), (6, 16), (9, 16), (10, 8), (17, 8), (18, 4), (21, 4)])
+def test_fbnet_kernel_sums_are_at_the_size_that_the_layer_reads(layer: int, size: int) -> None:
+    structure = np.full((2, 22), 1)
+    structure[1, layer] = 7
+    before, after = fbnet.kernels(structure)
+    changed = {name.split("@")[1] for name, a, b in zip(fbnet.KERNEL_NAMES, before, after, strict=True) if a != b}
+    assert changed == {str(size)}
 
 
 def test_nasbench201_kernel_sums_of_one_cell() -> None:
@@ -130,6 +142,17 @@ def test_the_same_seed_gives_the_same_figures(table: Path, capsys: pytest.Captur
     assert printed[0] == printed[1] != printed[2]
 
 
+@pytest.mark.parametrize("targets", ["b,c", "a,b,c"])
+def test_one_source_and_one_measurement_are_enough(
+    table: Path, targets: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(table), "--space", "nasbench201", "--targets", targets, "--n", "1,2,5", "--draws", "2"]
+    assert latency.main([*command, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["mean"]
+    assert figures["5"]["ours"]["mape"] < figures["1"]["ours"]["mape"] < 100
+    assert all(0 <= value <= 1 for n in "125" for value in (figures[n]["ours"]["coverage90"],))
+
+
 def test_no_source_devices_is_no_reason_to_stop(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--data", str(table), "--space", "nasbench201", "--targets", "a,b,c", "--n", "1,12", "--draws", "2"]
     assert latency.main([*command, "--choose", "d-optimal", "--json"]) == 0
@@ -160,7 +183,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 def test_beats_the_baselines_on_a_public_device(space: str, target: str) -> None:
     table = read_table(Path(str(DATA)) / f"{space}_latency_ms.csv", SPACES[space])
     sources = [device for device in table.devices if device != target]
-    figures = latency.evaluate_target(table, target, sources, [20], 3, seed=0)[20]
+    figures = latency.evaluate_target(table, target, sources, [20], 10, seed=0)[20]
     assert figures["ours"]["spearman"] > max(figures[name]["spearman"] for name in ("flops", "onehot"))
     assert figures["ours"]["spearman"] > figures["nnls"]["spearman"] - 0.01
     assert 0.85 < figures["ours"]["coverage90"] <= 1.0

@@ -96,3 +96,16 @@ def test_a_session_ends_when_its_time_is_up() -> None:
     assert not session.is_over
     spin(45)()
     assert session.is_over
+
+
+def test_a_session_counts_what_runs_took_on_another_device() -> None:
+    """The process that waits for them spends no processor time."""
+    settings = MeasureSettings(max_seconds=1e-6, min_repeats=1000)
+    session = Session(1, settings, cpu_clock=lambda: 0.0)
+    fields = {"subject": "a", "device": "phone", "runtime": "r", "precision": "float32", "threads": 1}
+    conditions = current_conditions("1", False)
+    earlier = Recording(**fields, pass_id=1, wall_ms=(9.0,), cpu_ms=(9.0,), conditions=conditions)
+    session.add({"a": earlier})
+    assert not session.is_over  # that was another session's
+    session.add({"a": earlier.model_copy(update={"pass_id": time.time_ns()})})
+    assert session.is_over

@@ -23,7 +23,7 @@ NUM_LAYERS = len(_CHANNELS)
 _STRIDED = (5, 9, 17)
 _STEM_CHANNELS, _IMAGE_SIZE = 16, 32
 
-KERNEL_NAMES = (
+_KERNELS = (
     "pointwise_macs",
     "depthwise_macs",
     "activation_elements",
@@ -31,6 +31,9 @@ KERNEL_NAMES = (
     "convolutions",
     "shuffles",
 )
+_SIZES = (32, 16, 8, 4)
+#: At each size of what a layer reads: accelerators fill their units, and CPUs their caches, differently at each.
+KERNEL_NAMES = tuple(f"{kernel}@{size}" for kernel in _KERNELS for size in _SIZES)
 
 
 def read(texts: Sequence[str]) -> Digits:
@@ -42,7 +45,7 @@ def read(texts: Sequence[str]) -> Digits:
 
 
 def kernels(structure: Digits) -> Array:
-    """Kernel sums (N, 6) of the networks, one image."""
+    """Kernel sums (N, 24) of the networks, one image."""
     return _TABLE[np.arange(NUM_LAYERS), structure].sum(axis=1)
 
 
@@ -51,7 +54,7 @@ def _layer(digit: int, c_in: int, c_out: int, size: int, stride: int) -> tuple[f
     before, after = size**2, (size // stride) ** 2
     if digit == len(_BLOCKS):
         if c_in == c_out and stride == 1:
-            return (0.0,) * len(KERNEL_NAMES)
+            return (0.0,) * len(_KERNELS)
         return (c_in * c_out * after, 0, c_in * before + c_out * after, c_in * c_out, 1, 0)
     kernel, expansion, groups = _BLOCKS[digit]
     middle = c_in * expansion
@@ -70,7 +73,9 @@ def _table() -> Array:
     rows, c_in, size = [], _STEM_CHANNELS, _IMAGE_SIZE
     for layer, c_out in enumerate(_CHANNELS):
         stride = 2 if layer in _STRIDED else 1
-        rows.append([_layer(digit, c_in, c_out, size, stride) for digit in range(NUM_OPTIONS)])
+        sums = np.zeros((NUM_OPTIONS, len(_KERNELS), len(_SIZES)))
+        sums[:, :, _SIZES.index(size)] = [_layer(digit, c_in, c_out, size, stride) for digit in range(NUM_OPTIONS)]
+        rows.append(sums.reshape(NUM_OPTIONS, -1))
         c_in, size = c_out, size // stride
     return np.array(rows, dtype=np.float64)
 

@@ -9,9 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from latency_predictors.qnn.compiler import relative_l2
 from latency_predictors.qnn.quantization import QuantizationSettings, quantize_graph
-from latency_predictors.quantization import open_graph
+from latency_predictors.quantization import open_graph, relative_l2
 from latency_predictors.runners.base import Sample
 from search_spaces.errors import UserError
 
