@@ -216,7 +216,7 @@ def _fit_networks(
         cost = FittedRoofline.of(kernels.kernel_names, spec.rates_per_ms(kernels.kernel_names)).kernel_cost_ms
     measured = inputs(fit.matrix)
     model = Ensemble(prior=unlearned_prior(typical, cost)).fit(measured, fit.latency_ms)
-    shares = Nnls(scale=typical.kernels.mean(0)).fit(measured, fit.latency_ms)
+    shares = Nnls(features="places", scale=typical.kernels.mean(0)).fit(measured, fit.latency_ms)
     return model, parts.estimated(np.array(shares.coefficients)[:-1])
 
 
