@@ -12,6 +12,7 @@ import typer
 from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
+from experiments.retarget_command import retarget
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
@@ -202,6 +203,7 @@ def predict(
 
 
 app.command()(build)
+app.command()(retarget)
 
 
 @teacher_app.command("random")
