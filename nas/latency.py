@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
+    from latency_predictors.latency_table import LatencyTable
+    from latency_predictors.measurement import Measurement
     from latency_predictors.npu.profile import NpuProfile
     from latency_predictors.profile import DeviceProfile
-    from latency_predictors.profile_file import LatencyTable
     from search_spaces.space import SearchSpace
 
+PUBLIC = "public"
 #: What a device profile was fitted from (its field `information`), in words.
 SOURCES = {
-    "spec_sheet": "a spec sheet alone: nothing was measured on the device",
+    "spec_sheet": "a spec sheet alone; nothing was measured on the device",
     "anchor": "one measured latency",
     "networks": "measured whole networks, no stage option by itself",
     "some_blocks": "some measured stage options; the others are estimated",
     "blocks": "every stage option, measured, and whole networks",
-    "public": "public measurements of whole models: no stage option or candidate was measured on the device",
+    PUBLIC: "public measurements of whole models; no stage option or candidate was measured on the device",
 }
 
 
@@ -61,36 +65,83 @@ class DeviceFacts:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
+def is_of(facts: DeviceFacts, measurement: Measurement) -> bool:
+    """Whether a measurement was taken on the device that a profile speaks of: also runtime, precision and threads."""
+    own = (facts.device, facts.runtime, facts.precision, facts.threads)
+    return own == (measurement.device, measurement.runtime, measurement.precision, measurement.threads)
+
+
+def trust(facts: DeviceFacts, num_extrapolating: int, num: int) -> list[str]:
+    """What to know of a device's latencies before reading them, in sentences; `num` candidates were predicted."""
+    said = [
+        f"Latency on {facts.device} is {'predicted from measurements' if facts.is_measured else 'an estimate'}. Its "
+        f"profile was fitted to {SOURCES[facts.fitted_from]}."
+    ]
+    if facts.error:
+        said[0] += f" {facts.error[:1].upper()}{facts.error[1:]}."
+    if num_extrapolating:
+        which = f"all {num:,}" if num_extrapolating == num else f"{num_extrapolating:,} of {num:,}"
+        said.append(
+            f"The profile extrapolates to {which} candidates: they lie outside of what it was fitted to, so that their "
+            "intervals are guesses."
+        )
+    return said
+
+
 def device_facts(profile: DeviceProfile | NpuProfile) -> DeviceFacts:
     """What a profile of either kind says of itself."""
     from latency_predictors.npu.profile import NpuProfile
 
     if isinstance(profile, NpuProfile):
-        errors = sorted(abs(error.error_pct) for error in profile.errors.without_diffusion)
-        median = errors[len(errors) // 2] if errors else None
-        said = f"median error {median} %, worst {errors[-1]} % on {len(errors)} networks" if errors else ""
         return DeviceFacts(
-            device=f"{profile.device}, {profile.soc} NPU" if profile.soc not in profile.device else profile.device,
+            device=npu_title(profile.device, profile.soc),
             runtime=profile.toolchain,
             precision=profile.precision.value,
             threads=None,
-            fitted_from="public",
-            error=f"{said} of Stable Diffusion and ControlNet when none of them was fitted" if said else "",
+            fitted_from=PUBLIC,
+            error=npu_error([error.error_pct for error in profile.errors.without_diffusion]),
             notes=profile.notes,
         )
-    judged = profile.judgement
+    found = profile.judgement
     return DeviceFacts(
         device=profile.device,
         runtime=profile.runtime,
         precision=profile.precision,
         threads=profile.threads,
         fitted_from=profile.information,
-        error=""
-        if judged is None
-        else f"median error {judged.median_error_pct:.1f} %, 90th percentile {judged.p90_error_pct:.1f} % on {judged.num} "
-        f"{'unseen networks' if judged.how == 'unseen' else 'networks, each left out of the fit'}",
+        error="" if found is None else unseen_error(found.median_error_pct, found.p90_error_pct, found.num, found.how),
         notes=(),
     )
+
+
+def npu_title(device: str, soc: str) -> str:
+    """An NPU by the device that it is in."""
+    return device if soc in device else f"{device}, {soc} NPU"
+
+
+def npu_error(errors_pct: Sequence[int]) -> str:
+    """An NPU profile's errors in per cent on networks of a kind that was left out of its fit; empty for none."""
+    if not errors_pct:
+        return ""
+    absolute = sorted(abs(error) for error in errors_pct)
+    return (
+        f"median error {median(absolute):.0f} %, worst {absolute[-1]} % on {len(absolute)} figures of Stable Diffusion "
+        "and ControlNet when none of them was fitted"
+    )
+
+
+def unseen_error(median_pct: float, p90_pct: float, num: int, how: str) -> str:
+    """A device profile's errors in per cent over `num` whole networks (how: `unseen` or `leave_one_out`)."""
+    which = "unseen whole U-Nets" if how == "unseen" else "whole U-Nets, each left out of the fit"
+    return f"median error {median_pct:.1f} %, 90th percentile {p90_pct:.1f} % on {num} {which}"
+
+
+@dataclass(frozen=True)
+class DeviceLatency:
+    """A device, and the latency of every candidate of one search space on it."""
+
+    facts: DeviceFacts
+    table: LatencyTable
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from search_spaces.precision import Precision
 from search_spaces.vae_option import STEPS
 
 if TYPE_CHECKING:
-    from latency_predictors.profile import DeviceProfile
+    from latency_predictors.latency_table import LatencyTable
     from search_spaces.costs import CostTable
     from search_spaces.space import Indices
 
 Floats = NDArray[np.float64]
+_NUM_PROBES = 32
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,17 @@ class BudgetCount:
 
 
 def costs_of(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, matrix: Indices
+    table: CostTable, precision: Precision, latency: LatencyTable | None, matrix: Indices
 ) -> dict[str, Floats]:
-    """Every cost (N,) by name of candidates (N, decisions); latency where a device profile is given."""
+    """Every cost (N,) by name of candidates (N, decisions); latency where a table of it is given."""
     found = {name: values.astype(np.float64) for name, values in table.all_costs(matrix, precision).items()}
-    if device is not None:
-        found["latency_ms"] = np.asarray(device.predict(table.space, matrix), dtype=np.float64)
+    if latency is not None:
+        found["latency_ms"] = np.asarray(latency.latency_ms(matrix), dtype=np.float64)
     return found
 
 
 def _sums(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str
+    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str
 ) -> list[tuple[float, list[Floats]]]:
     """A cost as sums over stages, one for each number of steps: what is in no stage, and (options,) of every stage.
 
@@ -84,16 +85,8 @@ def _sums(
     if name == "peak_bytes":
         return []
     if name == "latency_ms":
-        assert device is not None
-        # The profile's model is linear: the first options' latency, and what each other option adds to it.
-        space = table.space
-        rows = np.zeros((1 + sum(space.stage_sizes), len(space.stage_sizes)), dtype=np.int64)
-        ends = 1 + np.cumsum(space.stage_sizes)
-        for column, (end, size) in enumerate(zip(ends, space.stage_sizes, strict=True)):
-            rows[end - size : end, column] = np.arange(size)
-        latency = np.asarray(device.predict(space, space.from_stage_rows(rows)), dtype=np.float64)
-        added = [latency[end - size : end] - latency[0] for end, size in zip(ends, space.stage_sizes, strict=True)]
-        return [(float(latency[0]), added)]
+        assert latency is not None
+        return _latency_sums(latency)
     steps = [int(n) for n in table.space.options[STEPS]] if table.space.is_pipeline else [1]
     found = []
     for num_steps in steps:
@@ -102,21 +95,51 @@ def _sums(
     return found
 
 
+def _latency_sums(latency: LatencyTable) -> list[tuple[float, list[Floats]]]:
+    """Latency as :func:`_sums`: the first options' latency, and what each other option adds to it.
+
+    Whether a table is such a sum is not asked of its kind but seen on random candidates: empty where it is not.
+    """
+    space = latency.space
+    columns = [column for column, stage in enumerate(space.stages) if stage != STEPS]
+    at = space.stages.index(STEPS) if space.is_pipeline else None
+    rng = np.random.default_rng(0)
+    found = []
+    for steps in range(1 if at is None else space.stage_sizes[at]):
+        sizes = [space.stage_sizes[column] for column in columns]
+        rows = np.zeros((1 + sum(sizes) + _NUM_PROBES, len(space.stages)), dtype=np.int64)
+        ends = 1 + np.cumsum(sizes)
+        for column, end, size in zip(columns, ends, sizes, strict=True):
+            rows[end - size : end, column] = np.arange(size)
+        probes = rows[len(rows) - _NUM_PROBES :]
+        probes[:, columns] = rng.integers(0, sizes, size=(_NUM_PROBES, len(sizes)))
+        if at is not None:
+            rows[:, at] = steps
+        values = np.asarray(latency.latency_ms(space.from_stage_rows(rows)), dtype=np.float64)
+        base = float(values[0])
+        added = [values[end - size : end] - base for end, size in zip(ends, sizes, strict=True)]
+        expected = base + sum(costs[probes[:, column]] for column, costs in zip(columns, added, strict=True))
+        if not np.allclose(expected, values[len(rows) - _NUM_PROBES :], rtol=1e-9, atol=0):
+            return []
+        found.append((base, added))
+    return found
+
+
 def range_of(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str, values: Floats, counted: bool
+    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str, values: Floats, counted: bool
 ) -> CostRange:
     """Range of one cost, of which ``values`` (N,) are those of the candidates looked at, all of them if ``counted``."""
-    sums = _sums(table, precision, device, name)
+    sums = _sums(table, precision, latency, name)
     low, high = float(values.min()), float(values.max())
     if sums and not counted:
         low = min(base + sum(float(costs.min()) for costs in stages) for base, stages in sums)
         high = max(base + sum(float(costs.max()) for costs in stages) for base, stages in sums)
     return CostRange(
-        name, low, float(np.median(values)), high, counted or bool(sums), _teacher(table, precision, device, name)
+        name, low, float(np.median(values)), high, counted or bool(sums), _teacher(table, precision, latency, name)
     )
 
 
-def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | None, name: str) -> float | None:
+def _teacher(table: CostTable, precision: Precision, latency: LatencyTable | None, name: str) -> float | None:
     """The teacher's own cost; peak memory and latency only where the teacher is a candidate of the space."""
     if name not in ("peak_bytes", "latency_ms"):
         base, _ = table.option_costs(name, precision)
@@ -124,13 +147,13 @@ def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | Non
     own = Candidate(options={**table.teacher_options, **({STEPS: "1"} if table.space.is_pipeline else {})})
     if not table.space.contains(own):
         return None
-    return float(costs_of(table, precision, device, table.space.encode(own)[None])[name][0])
+    return float(costs_of(table, precision, latency, table.space.encode(own)[None])[name][0])
 
 
 def budget_counts(
     table: CostTable,
     precision: Precision,
-    device: DeviceProfile | None,
+    latency: LatencyTable | None,
     matrix: Indices,
     values: Mapping[str, Floats],
     budgets: Mapping[str, float],
@@ -143,14 +166,14 @@ def budget_counts(
         found = np.flatnonzero(meets)
         if len(found):
             return table.space.decode(matrix[found[np.argmax(values["num_params"][found])]]).id
-        return None if counted else _searched_for(table, precision, device, limits)
+        return None if counted else _searched_for(table, precision, latency, limits)
 
     found = []
     together = np.ones(len(next(iter(values.values()))), dtype=bool)
     for name, limit in budgets.items():
         meets = values[name] <= limit
         together &= meets
-        sums = [] if counted else _sums(table, precision, device, name)
+        sums = [] if counted else _sums(table, precision, latency, name)
         if sums:
             bounds = [count_within(stages, limit - base) for base, stages in sums]
             low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
@@ -166,13 +189,13 @@ def budget_counts(
 
 
 def _searched_for(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, limits: Mapping[str, float]
+    table: CostTable, precision: Precision, latency: LatencyTable | None, limits: Mapping[str, float]
 ) -> str | None:
     """Id of a candidate within limits that hardly any candidate is within."""
     from search_spaces.sampling import sample_within
 
     def cost(name: str, matrix: Indices) -> Floats:
-        return costs_of(table, precision, device, matrix)[name]
+        return costs_of(table, precision, latency, matrix)[name]
 
     costs = {name: partial(cost, name) for name in limits}
     try:

@@ -127,7 +127,8 @@ def _place(candidate: Moved, side: Side) -> Place:
 
 def _hover(candidate: Moved) -> str:
     def place(where: str, p: Place) -> str:
-        return f"{where} {milliseconds(p.latency_ms)} ({milliseconds(p.low_ms)} to {milliseconds(p.high_ms)}), rank {p.rank}"
+        interval = f"{milliseconds(p.low_ms)} to {milliseconds(p.high_ms)}"
+        return f"{where} {milliseconds(p.latency_ms)} ({interval}), rank {p.rank}"
 
     lines: Sequence[str] = (
         f"<b>{candidate.candidate}</b>",

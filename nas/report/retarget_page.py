@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.latency import SOURCES
+from nas.latency import SOURCES, trust
 from nas.plots import style
 from nas.plots.format import NONE, count, error, milliseconds
 from nas.report import page
@@ -38,18 +38,7 @@ def render_retarget(result: Retargeted) -> str:
 
 def sentences(result: Retargeted) -> list[str]:
     """What to know before reading figures: what the latencies there are, and where the profile does not hold."""
-    there, num = result.there, len(result.candidates)
-    said = [
-        f"Latency there is {'predicted from measurements' if there.is_measured else 'an estimate'}: the profile was "
-        f"fitted to {SOURCES[there.fitted_from]}." + (f" {_first_upper(there.error)}." if there.error else "")
-    ]
-    if result.num_extrapolating:
-        which = "all" if result.num_extrapolating == num else f"{result.num_extrapolating} of the"
-        said.append(
-            f"The profile extrapolates to {which} {num} candidates: they lie outside of what it was fitted to, so that "
-            "their intervals are guesses."
-        )
-    return said
+    return trust(result.there, result.num_extrapolating, len(result.candidates))
 
 
 def moves_sentence(result: Retargeted) -> str:
@@ -119,15 +108,15 @@ def _fronts(result: Retargeted) -> str:
     from nas.plots.retarget import LOOKS, device_front
 
     lead = (
-        f"{moves_sentence(result)} A candidate is on the front where no other is at least as good in latent error, latency "
-        "and parameters; bars are 90 % intervals. Latency alone differs between the two charts."
+        f"{moves_sentence(result)} A candidate is on the front where no other is at least as good in latent error, "
+        "latency and parameters; bars are 90 % intervals. Latency alone differs between the two charts."
     )
     key = page.key(
         (style.GLYPHS[symbol], color, f"{name} ({len(result.moved(move))})")
         for move, (color, symbol, name) in LOOKS.items()
     )
     charts = [
-        f"<h3>{page.text(name)}: {page.text(facts.title)}</h3>{page.figure(device_front(result, side), f'front-{side}')}"
+        f"<h3>{name}: {page.text(facts.title)}</h3>{page.figure(device_front(result, side), f'front-{side}')}"
         for side, name, facts in (("here", "Here", result.here), ("there", "There", result.there))
     ]
     return page.section("fronts", "The front on both devices", page.text(lead), key, page.side_by_side(*charts))
@@ -210,8 +199,8 @@ def _next(result: Retargeted) -> str:
     if result.promising_missing is not None:
         return page.section("next", title, "Candidates never evaluated.", page.missing(result.promising_missing))
     lead = (
-        "Candidates of the whole space that were never evaluated and that would be on the front there if their predicted "
-        "errors hold: those that add most to its hypervolume, one after the other."
+        "Candidates of the whole space that were never evaluated and that would be on the front there if their "
+        "predicted errors hold: those that add most to its hypervolume, one after the other."
     )
     if not result.promising:
         return page.section(
@@ -219,8 +208,8 @@ def _next(result: Retargeted) -> str:
         )
     ratio = result.prior_ratio
     how = (
-        f"Predicted error: the sum of the run's single-swap errors times {ratio:.2f}, the median of measured over summed "
-        "errors of the evaluated candidates. Gain: share of the box that the front's hypervolume is a part of."
+        f"Predicted error: the sum of the run's single-swap errors times {ratio:.2f}, the median of measured over "
+        "summed errors of the evaluated candidates. Gain: share of the box that the front's hypervolume is a part of."
     )
     rows = [
         [
@@ -248,7 +237,3 @@ def _from(result: Retargeted) -> str:
             *((f"{side}: note", note) for note in facts.notes),
         ]
     return page.section("profiles", "The two profiles", "What both latencies come from.", page.pairs(rows))
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

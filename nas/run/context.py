@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latency_predictors.latency_table import LatencyTable
+    from latency_predictors.models.base import Prediction
     from latency_predictors.npu.profile import NpuProfile
     from latency_predictors.profile import DeviceProfile
-    from latency_predictors.profile_file import LatencyTable
     from nas.block_bank import BlockBank
     from nas.data import Batch, LatentDataset
     from nas.distill.settings import AlignSettings, DistillSettings
     from nas.fidelity.paired import PairedEvaluator
     from nas.fidelity.settings import FidelitySettings
+    from nas.latency import DeviceFacts
     from nas.search.settings import KnownCosts
     from nas.search.store import CandidateStore
     from nas.teacher import Teacher
@@ -146,6 +148,27 @@ class RunContext:
         from nas.latency import latency_table
 
         return latency_table(self.profile, self.space, self.recipe.teacher)
+
+    @cached_property
+    def device(self) -> DeviceFacts:
+        """The device that the run's latencies are of."""
+        from nas.latency import device_facts
+
+        return device_facts(self.profile)
+
+    @cached_property
+    def teacher_latency(self) -> Prediction | None:
+        """The teacher's own latency (1,) on the run's device; None where the profile does not know its options."""
+        from nas.latency import latency_table
+        from search_spaces.space import SearchSpace
+        from search_spaces.surgery import teacher_candidate
+
+        own = teacher_candidate(self.teacher.unet)
+        space = SearchSpace(name="teacher", options={stage: [option] for stage, option in own.options.items()})
+        try:
+            return latency_table(self.profile, space, self.recipe.teacher).predict(space.encode(own)[None])
+        except UserError:
+            return None
 
     @property
     def store(self) -> CandidateStore:

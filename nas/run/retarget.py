@@ -24,8 +24,8 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
+    from latency_predictors.latency_table import LatencyTable
     from latency_predictors.models.base import Prediction
-    from latency_predictors.profile_file import LatencyTable
     from nas.search.store import CandidateRecord
     from search_spaces.space import Indices
 

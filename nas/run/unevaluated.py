@@ -12,7 +12,7 @@ from nas.run.worthwhile import worthwhile
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from latency_predictors.profile_file import LatencyTable
+    from latency_predictors.latency_table import LatencyTable
     from nas.run.context import RunContext
     from nas.search.store import CandidateRecord
     from search_spaces.space import Indices

@@ -12,6 +12,7 @@ from latency_predictors.calibration import build_profile
 from latency_predictors.measurement import Measurement, current_conditions
 from latency_predictors.profile import DeviceProfile
 from latency_predictors.subjects import BASE, option_subject
+from nas.latency import DeviceLatency, device_facts
 from nas.plots.space import stage_options, teacher_treemap
 from nas.space_profile import profile_space
 from search_spaces.candidate import Candidate
@@ -182,8 +183,9 @@ def made_up_device(space: SearchSpace) -> DeviceProfile:
 
 
 def test_latency_of_a_sampled_space_is_bounded_exactly(table: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = made_up_device(table.space)
-    latency = device.predict(table.space, table.space.enumerate())
+    profile = made_up_device(table.space)
+    device = DeviceLatency(device_facts(profile), profile.tabulate(None, table.space, 8, 6))
+    latency = device.table.latency_ms(table.space.enumerate())
     limit = float(np.quantile(latency, 0.3))
     whole = profile_space(table, Precision.FP32, device, {"latency_ms": limit})
     assert whole.budgets[0].num_low == (latency <= limit).sum()
