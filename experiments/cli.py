@@ -178,7 +178,7 @@ def calibrate(
     from nas import run as loop
 
     profile = loop.calibrate(recipe, out, progress)
-    summary = profile.model_dump(mode="json", exclude={"options", "validation"})
+    summary = profile.model_dump(mode="json", exclude={"base", "options", "model", "fitted", "validation"})
     print_json(summary) if json else print_mapping(summary)
 
 

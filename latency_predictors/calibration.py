@@ -1,6 +1,6 @@
 """Calibration: measure every stage option and some whole U-Nets on this machine, fit a device profile.
 
-The predictor is additive (see profile.Fit). Options and whole networks are measured in the same rounds
+The predictor is additive (see models/additive.py). Options and whole networks are measured in the same rounds
 where memory allows, since a sum of medians is comparable with a network's median only then. Tried and
 rejected on evidence: options as differences of whole networks (median error 5-10 % against 1-2 %: small
 differences of large noisy numbers), the time of an empty graph subtracted from every part (worst
@@ -9,21 +9,25 @@ error 11 % against 3 %), ratios to a reference run before each run (twice the er
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from latency_predictors.fitting import ProfileFacts, fit_profile
 from latency_predictors.graphs import export_onnx, graph_bytes, remove_onnx
 from latency_predictors.journal import Journal
+from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.measurement import Measurement
-from latency_predictors.profile import Check, DeviceProfile, fit_additive
+from latency_predictors.profile import DeviceProfile
 from latency_predictors.runners.base import MeasureSettings, Progress, Runner
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.subjects import BASE, Subjects, option_subject
+from latency_predictors.training import Training
 from search_spaces.candidate import Candidate
+from search_spaces.costs import CostTable
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
 
@@ -96,8 +100,16 @@ def calibrate(
     )
     _measure(names, subjects, runner, settings, journal, work_dir / "graphs", on_progress)
     measured = journal.measurements()
+    kernels = KernelTables.of(CostTable.from_unet(unet, space, latent_size, num_tokens))
     return build_profile(
-        space, measured, fit_nets, check_nets, teacher_key=teacher_key, latent_size=latent_size, num_tokens=num_tokens
+        space,
+        kernels,
+        measured,
+        fit_nets,
+        check_nets,
+        teacher_key=teacher_key,
+        latent_size=latent_size,
+        num_tokens=num_tokens,
     )
 
 
@@ -177,53 +189,22 @@ def _export(subjects: Subjects, name: str, path: Path) -> None:
 
 def build_profile(
     space: SearchSpace,
-    measured: dict[str, Measurement],
+    kernels: KernelTables,
+    measured: Mapping[str, Measurement],
     fit_nets: Sequence[Candidate],
     check_nets: Sequence[Candidate],
     *,
-    teacher_key: str,
+    teacher_key: str | None,
     latent_size: int,
     num_tokens: int,
 ) -> DeviceProfile:
     """The profile of finished measurements (subject -> record)."""
-    base = measured[BASE]
-    options = {
-        stage: {o: None if o == NONE else measured[option_subject(stage, o)] for o in space.options[stage]}
-        for stage in space.stages
-    }
-
-    def additive(candidate: Candidate) -> float:
-        parts = [options[stage][option] for stage, option in candidate.options.items()]
-        return base.median_ms + sum(part.median_ms for part in parts if part is not None)
-
-    least = base.median_ms + sum(
-        min(0.0 if part is None else part.median_ms for part in stage.values()) for stage in options.values()
-    )
-    fit = fit_additive(
-        np.array([additive(c) for c in fit_nets]), np.array([measured[c.id].median_ms for c in fit_nets]), least
-    )
-
-    def check(candidate: Candidate) -> Check:
-        return Check(
-            candidate=candidate.id,
-            measured_ms=measured[candidate.id].median_ms,
-            predicted_ms=fit.intercept_ms + fit.scale * additive(candidate),
-            measurement=measured[candidate.id],
-        )
-
-    validation = tuple(check(c) for c in check_nets)
-    errors = [abs(c.error_pct) for c in validation]
-    return DeviceProfile(
-        **base.model_dump(include={"device", "runtime", "precision", "threads"}),
-        teacher_key=teacher_key,
-        space=space.name,
-        latent_size=latent_size,
-        num_tokens=num_tokens,
-        median_error_pct=float(np.median(errors)),
-        worst_error_pct=max(errors),
-        fit=fit,
-        base=base,
-        options=options,
-        fitted=tuple(check(c) for c in fit_nets),
-        validation=validation,
+    nets = [candidate.id for candidate in (*fit_nets, *check_nets)]
+    parts = [BASE, *(option_subject(s, o) for s in space.stages for o in space.options[s] if o != NONE)]
+    return fit_profile(
+        space,
+        kernels,
+        Training(parts={name: measured[name] for name in parts}, networks={name: measured[name] for name in nets}),
+        ProfileFacts.of(measured[BASE], teacher_key, latent_size, num_tokens),
+        held_out=[candidate.id for candidate in check_nets],
     )

@@ -72,6 +72,11 @@ class Measurement(Summary):
     num_preempted: int = Field(ge=0)
     conditions: Conditions
 
+    @property
+    def latency_ms(self) -> float:
+        """The median: what a latency is here."""
+        return self.median_ms
+
 
 class Recording(BaseModel):
     """The runs of one subject in one pass of a measuring session; times in milliseconds.

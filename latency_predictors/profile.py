@@ -1,37 +1,80 @@
-"""Device profiles: what calibration found out about one device, as a versioned JSON file that predicts."""
+"""Device profiles: what is known of latency on one device, as a versioned JSON file that predicts."""
 
 from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from latency_predictors.measurement import Measurement, Milliseconds, Precision
-from search_spaces.candidate import Candidate
+from latency_predictors.importers.records import ImportedPrecision
+from latency_predictors.judgement import Judgement
+from latency_predictors.kernel_tables import KernelTables
+from latency_predictors.latency_table import DeviceTable
+from latency_predictors.measurement import Conditions, Milliseconds
+from latency_predictors.models import AnyFitted, Inputs, Prediction
+from latency_predictors.training import Timing, Training
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
-from search_spaces.space import listed
+from search_spaces.space import Indices, SearchSpace, listed
 
 if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
+    from search_spaces.unet import UNet
+    from search_spaces.vae import VAE
 
-MEND = "calibrate again (nanosd calibrate), or restore the file"
+Floats = NDArray[np.float64]
+Information = Literal["spec_sheet", "anchor", "networks", "some_blocks", "blocks"]
+#: Candidates predicted at a time: their kernel sums stay in the processor's cache.
+_BLOCK = 8192
+
+
+class Part(BaseModel):
+    """What is known of the base, or of one stage option, on the device.
+
+    Attributes:
+        kernels: analytic kernel sums, in the order of the profile's ``kernel_names``.
+        timing: its own timing; None: it was not measured by itself, or it runs nothing.
+        estimated_ms: of a part that was not measured, by the kernel model fitted to what was; 0 for ``none``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernels: tuple[NonNegativeInt, ...]
+    timing: Timing | None
+    estimated_ms: float | None = Field(ge=0, allow_inf_nan=False)
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Measured, else estimated, 0 for ``none``; None: nothing is known."""
+        return self.estimated_ms if self.timing is None else self.timing.latency_ms
+
+
+class SourceDevice(BaseModel):
+    """Another device's latencies in ms as sums over parts, for predictors that transfer from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    base_ms: float = Field(allow_inf_nan=False)
+    options_ms: dict[str, dict[str, float]]
 
 
 class Check(BaseModel):
-    """One whole U-Net, measured and predicted."""
+    """One whole U-Net, measured and predicted with its 90 % interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     candidate: str
     measured_ms: Milliseconds
     predicted_ms: Milliseconds
-    measurement: Measurement
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    timing: Timing
 
     @property
     def error_pct(self) -> float:
@@ -39,67 +82,83 @@ class Check(BaseModel):
         return 100.0 * (self.predicted_ms / self.measured_ms - 1.0)
 
 
-class Fit(BaseModel):
-    """latency_ms = intercept_ms + scale * (base + sum of the stages' medians).
+class _Tables(NamedTuple):
+    """A profile's parts in the order of one space: base first, then per stage (options, ...)."""
 
-    The intercept may be negative: a stage measured alone pays for a call, for cold instructions and
-    for the change of layout at its edges; a whole network pays for them once.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scale: float = Field(gt=0, allow_inf_nan=False)
-    intercept_ms: float = Field(allow_inf_nan=False)
+    base_kernels: Floats
+    kernels: list[Floats]
+    base_ms: Floats
+    ms: list[Floats]
+    structure: list[NDArray[np.int64]]
 
 
 class DeviceProfile(BaseModel):
-    """Latency of every stage option on one device + runtime + precision, with the fit and its check.
+    """A latency predictor of one device, runtime and precision; see :func:`latency_predictors.fitting.fit_profile`.
 
-    `options[stage][option]` is null for an option that runs nothing (`none`). `fitted` are the whole U-Nets
-    that the fit saw, `validation` those that it did not; the errors are over `validation`.
+    Attributes:
+        toolchain: compiler or exporter that made the networks; None: unknown.
+        conditions: of the machine when the first part was measured; None: unknown.
+        teacher_key: of the teacher whose options these are; None: unknown.
+        space, latent_size, num_tokens: what it was calibrated for.
+        options: per stage, in the order of the space, every option.
+        model: the fitted predictor.
+        sources: devices that the model transfers from.
+        information: what it was fitted from.
+        training_sha256: of the rows that it was fitted from and checked on; see :class:`Training`.
+        num_parts, num_networks: that were measured, and fitted.
+        fitted, validation: whole U-Nets that the fit saw, and those that it did not.
+        judgement: on ``validation``, else leave-one-out; None: there is nothing to judge by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    kind: Literal["device"] = "device"
+    format_version: Literal[2] = 2
     device: str
     runtime: str
-    precision: Precision
-    threads: PositiveInt
-    teacher_key: str
+    precision: ImportedPrecision
+    threads: PositiveInt | None
+    toolchain: str | None
+    conditions: Conditions | None
+    teacher_key: str | None
     space: str
     latent_size: PositiveInt
     num_tokens: PositiveInt
-    median_error_pct: float = Field(ge=0, allow_inf_nan=False)
-    worst_error_pct: float = Field(ge=0, allow_inf_nan=False)
-    fit: Fit
-    base: Measurement
-    options: dict[str, dict[str, Measurement | None]]
+    information: Information
+    training_sha256: str
+    num_parts: NonNegativeInt
+    num_networks: NonNegativeInt
+    judgement: Judgement | None
+    kernel_names: tuple[str, ...]
+    base: Part
+    options: dict[str, dict[str, Part]]
+    model: AnyFitted
+    sources: tuple[SourceDevice, ...]
     fitted: tuple[Check, ...]
     validation: tuple[Check, ...]
 
     @model_validator(mode="after")
-    def _only_none_is_free(self) -> Self:
-        for stage, options in self.options.items():
-            for option, measurement in options.items():
-                if (measurement is None) != (option == NONE):
-                    raise ValueError(
-                        f"options.{stage}.{option} is {'null' if measurement is None else 'a measurement'}; "
-                        f"only {NONE!r} is null, every other option has a measurement"
-                    )
+    def _is_whole(self) -> Self:
+        parts = {f"options.{s}.{o}": part for s, options in self.options.items() for o, part in options.items()}
+        for name, part in {"base": self.base, **parts}.items():
+            if len(part.kernels) != len(self.kernel_names):
+                raise ValueError(f"{name}.kernels: {len(part.kernels)} sums; needed is one per kernel name")
+            if name.endswith(f".{NONE}") and (part.timing is not None or part.estimated_ms != 0):
+                raise ValueError(f"{name} runs nothing: timing must be null and estimated_ms 0")
+            if self.model.kind == "additive" and part.latency_ms is None:
+                raise ValueError(f"{name} has no latency, which an additive model needs")
+        if self.model.kernel_names != self.kernel_names:
+            raise ValueError("model.kernel_names differ from kernel_names")
+        if self.model.kind != "additive" and self.model.num_sources != len(self.sources):
+            raise ValueError(f"sources: {len(self.sources)} devices; the model has {self.model.num_sources}")
         return self
 
     @classmethod
     def load(cls, path: Path) -> DeviceProfile:
-        """Reads a profile; UserError, naming the field, for anything that does not belong into one."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"device profile {path}: {error.strerror}; {MEND}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"device profile {path}: not UTF-8 text; {MEND}") from None
-        except ValidationError as error:
-            raise UserError(f"device profile {path}: {_first(error)}; {MEND}") from None
+        """Reads a profile, of the first format too; UserError, naming the field, for what does not belong into one."""
+        from latency_predictors.profile_file import read_device_profile
+
+        return read_device_profile(path)
 
     def save(self, path: Path) -> None:
         """Writes the profile as JSON; the file is complete or not there."""
@@ -112,90 +171,135 @@ class DeviceProfile(BaseModel):
             os.fsync(file.fileno())
         os.replace(temporary, path)
 
+    @cached_property
+    def own_space(self) -> SearchSpace:
+        """The options that it knows, as a search space: one decision a stage."""
+        return SearchSpace.model_validate(
+            {"name": self.space, "options": {stage: list(options) for stage, options in self.options.items()}}
+        )
+
+    @property
+    def kernel_tables(self) -> KernelTables:
+        """Kernel sums of the parts, for :attr:`own_space`."""
+        stages = {s: np.array([p.kernels for p in parts.values()], np.int64) for s, parts in self.options.items()}
+        return KernelTables(self.kernel_names, np.array(self.base.kernels, np.int64), stages)
+
+    @property
+    def training(self) -> Training:
+        """The timings that it was fitted from and checked on."""
+        from latency_predictors.subject_names import BASE, option_subject
+
+        parts = {BASE: self.base} | {
+            option_subject(s, o): part for s, options in self.options.items() for o, part in options.items()
+        }
+        return Training(
+            parts={name: part.timing for name, part in parts.items() if part.timing is not None},
+            networks={check.candidate: check.timing for check in (*self.fitted, *self.validation)},
+        )
+
     def check(self, space: SearchSpace, teacher_key: str | None = None, latent_size: int | None = None) -> None:
         """Raises UserError unless this profile speaks of this space, teacher and latent size."""
         for field, own, wanted in (
             ("teacher_key", self.teacher_key, teacher_key),
             ("latent_size", self.latent_size, latent_size),
         ):
-            if wanted is not None and own != wanted:
+            if own is not None and wanted is not None and own != wanted:
                 raise UserError(
                     f"device profile: {field} is {own!r}, needed is {wanted!r}; calibrate with this teacher"
                 )
         self._tables(space)
 
-    def predict(self, space: SearchSpace, matrix: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Latency in ms (N,) of the candidates `matrix` (N, decisions), by table lookup.
+    def tabulate(
+        self, unet: UNet | None, space: SearchSpace, latent_size: int, num_tokens: int, vae: VAE | None = None
+    ) -> DeviceTable:
+        """This profile for one space; the networks are not needed: what is known of them is in the parts.
 
-        Raises UserError when the space has a stage or an option that was not calibrated.
+        Raises:
+            UserError: it was not calibrated for this space or these latents.
+        """
+        self.check(space, latent_size=latent_size)
+        return DeviceTable(self, space)
+
+    @property
+    def is_sum_of_parts(self) -> bool:
+        """Whether a candidate's latency is a constant plus one term a stage."""
+        return self.model.kind in ("additive", "nnls", "roofline")
+
+    def option_ms(self, stage: str, option: str) -> float | None:
+        """What one stage option takes by itself, in ms: measured, else estimated; None where nothing is known."""
+        part = self.options.get(stage, {}).get(option)
+        return None if part is None else part.latency_ms
+
+    def latency_ms(self, space: SearchSpace, matrix: Indices) -> Floats:
+        """Latency in ms (N,) of candidates (N, decisions); as :meth:`predict`."""
+        return self.predict(space, matrix).latency_ms
+
+    def predict(self, space: SearchSpace, matrix: Indices) -> Prediction:
+        """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions), from the parts alone.
+
+        Raises:
+            UserError: the space has a stage or an option that was not calibrated.
         """
         tables = self._tables(space)
         rows = space.stage_rows(np.atleast_2d(np.asarray(matrix)))
-        total = np.full(len(rows), self.fit.intercept_ms + self.fit.scale * self.base.median_ms)
-        for column, table in enumerate(tables):
-            total += self.fit.scale * table[rows[:, column]]
-        return total
+        if space.num_candidates <= len(rows) // 2:  # fewer networks than rows: each is predicted once
+            every = self._predict_rows(tables, space.stage_rows(space.enumerate()))
+            at = np.ravel_multi_index(tuple(rows.T), space.stage_sizes)
+            return Prediction(every.latency_ms[at], every.low_ms[at], every.high_ms[at], every.extrapolates[at])
+        return self._predict_rows(tables, rows)
 
-    def predict_candidate(self, candidate: Candidate) -> float:
-        """Latency in ms of one candidate."""
-        if tuple(candidate.options) != tuple(self.options):
-            raise UserError(
-                f"device profile: candidate {candidate.id} has stages {' '.join(candidate.options)}, calibrated are "
-                f"{' '.join(self.options)}; calibrate for this search space"
-            )
-        parts = [self._option_ms(stage, option) for stage, option in candidate.options.items()]
-        return self.fit.intercept_ms + self.fit.scale * (self.base.median_ms + sum(parts))
+    def _predict_rows(self, tables: _Tables, rows: Indices) -> Prediction:
+        num = len(rows)
+        latency_ms, low_ms, high_ms = np.empty(num), np.empty(num), np.empty(num)
+        extrapolates = np.empty(num, dtype=bool)
+        for start in range(0, num, _BLOCK):
+            at = slice(start, start + _BLOCK)
+            found = self.model.predict(self._inputs(tables, rows[at]))
+            latency_ms[at], low_ms[at], high_ms[at] = found.latency_ms, found.low_ms, found.high_ms
+            extrapolates[at] = found.extrapolates
+        return Prediction(latency_ms, low_ms, high_ms, extrapolates)
 
-    def _tables(self, space: SearchSpace) -> list[NDArray[np.float64]]:
+    def _inputs(self, tables: _Tables, rows: Indices) -> Inputs:
+        kernels = np.tile(tables.base_kernels, (len(rows), 1))
+        sources = np.tile(tables.base_ms, (len(rows), 1))
+        structure = np.empty(rows.shape, dtype=np.int64)
+        for column, (sums, ms, digits) in enumerate(zip(tables.kernels, tables.ms, tables.structure, strict=True)):
+            chosen = rows[:, column]
+            kernels += sums.take(chosen, axis=0)
+            sources += ms.take(chosen, axis=0)
+            structure[:, column] = digits[chosen]
+        return Inputs(kernels, self.kernel_names, structure, sources)
+
+    def inputs(self, space: SearchSpace, matrix: Indices) -> Inputs:
+        """What the model reads of candidates (N, decisions)."""
+        return self._inputs(self._tables(space), space.stage_rows(np.atleast_2d(np.asarray(matrix))))
+
+    def _tables(self, space: SearchSpace) -> _Tables:
         if space.stages != tuple(self.options):
             raise UserError(
                 f"device profile: calibrated stages are {' '.join(self.options)}, search space {space.name!r} has "
                 f"{' '.join(space.stages)}; calibrate for this search space"
             )
-        return [np.array([self._option_ms(stage, o) for o in space.options[stage]]) for stage in space.stages]
+        for stage in space.stages:
+            for option in space.options[stage]:
+                if option not in self.options[stage]:
+                    raise UserError(
+                        f"device profile: option {option!r} of stage {stage} was not calibrated (there are "
+                        f"{listed(tuple(self.options[stage]))}); calibrate for a search space that has it"
+                    )
+        columns, base_ms = self._source_columns()
+        kernels, ms, structure = [], [], []
+        for stage in space.stages:
+            numbers = {option: number for number, option in enumerate(self.options[stage])}
+            parts = [self.options[stage][option] for option in space.options[stage]]
+            kernels.append(np.array([p.kernels for p in parts], np.float64).reshape(len(parts), -1))
+            ms.append(np.array([[column[stage][o] for column in columns] for o in space.options[stage]], np.float64))
+            structure.append(np.array([numbers[option] for option in space.options[stage]]))
+        return _Tables(np.array(self.base.kernels, np.float64), kernels, base_ms, ms, structure)
 
-    def _option_ms(self, stage: str, option: str) -> float:
-        if option not in self.options[stage]:
-            raise UserError(
-                f"device profile: option {option!r} of stage {stage} was not calibrated (there are "
-                f"{listed(tuple(self.options[stage]))}); calibrate for a search space that has it"
-            )
-        measurement = self.options[stage][option]
-        return 0.0 if measurement is None else measurement.median_ms
-
-
-def fit_additive(additive_ms: NDArray[np.float64], measured_ms: NDArray[np.float64], least_ms: float) -> Fit:
-    """The fit of whole networks' latencies (N,) to the sums of their parts (N,), both in ms.
-
-    Least squares in relative error: minimises sum(((intercept + scale * a) / m - 1)^2). `least_ms` is the
-    smallest sum in the search space: a fit that makes its latency zero or less, or the scale negative,
-    is replaced by the one with non-negative coefficients.
-    On the toy teacher's U-Nets (median / worst error of unseen ones, mean of 100 draws of 8 fitted):
-    free intercept 0.9 / 2.9 %, non-negative 4.3 / 28 %, non-negative after subtracting the measured time of an
-    empty graph from every part 1.9 / 11.5 %.
-    """
-    design = np.stack([1.0 / measured_ms, additive_ms / measured_ms], axis=1)
-    ones = np.ones(len(measured_ms))
-    intercept, scale = (float(w) for w in np.linalg.lstsq(design, ones, rcond=None)[0])
-    if scale <= 0 or intercept + scale * least_ms <= 0:
-        from scipy.optimize import nnls
-
-        intercept, scale = (float(w) for w in nnls(design, ones)[0])
-        if scale <= 0:  # the sums say nothing: a constant would call every network equal
-            raise UserError(
-                "calibration: whole U-Nets' latencies do not grow with their stages'; the machine is too busy, "
-                "calibrate again when it is quieter or with a larger max_seconds"
-            )
-    return Fit(scale=scale, intercept_ms=intercept)
-
-
-def _first(error: ValidationError) -> str:
-    first: Any = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "content"
-    value = "" if first["type"] in ("json_invalid", "missing") else f" is {_short(first['input'])}:"
-    return f"{where}{value} {first['msg']}"
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    def _source_columns(self) -> tuple[list[dict[str, dict[str, float]]], Floats]:
+        """The latencies that the model reads: the parts' own sum, or those of other devices."""
+        if self.model.kind == "additive":
+            own = {s: {o: p.latency_ms or 0.0 for o, p in parts.items()} for s, parts in self.options.items()}
+            return [own], np.array([self.base.latency_ms or 0.0])
+        return [s.options_ms for s in self.sources], np.array([s.base_ms for s in self.sources])

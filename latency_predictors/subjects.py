@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latency_predictors.subject_names import BASE, option_subject
 from search_spaces.candidate import Candidate
 from search_spaces.surgery import assemble, build_stage
 
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
     from search_spaces.unet import StagedUNet
 
-BASE = "base"
+__all__ = ["BASE", "Subjects", "WholeUNet", "option_subject"]
+
 _NETWORK_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 Exportable = tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]
 """Module in eval mode, example inputs, input names, output names."""
-
-
-def option_subject(stage: str, option: str) -> str:
-    """Subject name of a stage option; a candidate's id is that of a whole U-Net."""
-    return f"{stage}/{option}"
 
 
 class WholeUNet(nn.Module):

@@ -142,16 +142,16 @@ def published(profile: NpuProfile, source: str) -> tuple[Published, ...]:
         unet = UNet2DConditionModel(sample_size=LATENT_SIZE, cross_attention_dim=768, attention_head_dim=8)
     nanosd = load_space("nanosd")
     table = profile.tabulate(unet, nanosd, LATENT_SIZE, NUM_TOKENS)
-    family = table.predict(nanosd.enumerate())
+    family = table.latency_ms(nanosd.enumerate())
     without_deep = nanosd.named("bk-sdm-tiny")
     with_deep = without_deep.replace("deep", "R.RAR.RR")
     only = SearchSpace(name="bk-sdm-base", options={stage: [word] for stage, word in with_deep.options.items()})
     figures = (
-        ("base U-Net without E4, Mid, D4 (309 M)", 41.0, table.predict(nanosd.encode(without_deep)[None])[0]),
+        ("base U-Net without E4, Mid, D4 (309 M)", 41.0, table.latency_ms(nanosd.encode(without_deep)[None])[0]),
         (
             "the same with E4, Mid, D4 back (565 M)",
             46.0,
-            profile.tabulate(unet, only, LATENT_SIZE, NUM_TOKENS).predict(only.encode(with_deep)[None])[0],
+            profile.tabulate(unet, only, LATENT_SIZE, NUM_TOKENS).latency_ms(only.encode(with_deep)[None])[0],
         ),
         ("fastest of the family; predicted: of all 32,768 candidates", 12.0, family.min()),
         ("slowest of the family; predicted: of all 32,768 candidates", 41.0, family.max()),

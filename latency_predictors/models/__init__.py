@@ -12,19 +12,24 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from latency_predictors.models.additive import Additive, FittedAdditive
 from latency_predictors.models.base import FittedModel, Inputs, Model, Prediction
 from latency_predictors.models.ensemble import Ensemble, FittedEnsemble
 from latency_predictors.models.gp import FittedGp, Gp
 from latency_predictors.models.nnls import FittedNnls, Nnls
 from latency_predictors.models.onehot import FittedOneHot, OneHotRidge
 from latency_predictors.models.prior import LatencyPrior, learn_prior, unlearned_prior
-from latency_predictors.models.roofline import kernel_cost_ms, roofline
+from latency_predictors.models.roofline import FittedRoofline, kernel_cost_ms, roofline
 from latency_predictors.models.select import propose
 from search_spaces.errors import UserError
 
 __all__ = [
+    "Additive",
+    "AnyFitted",
     "Ensemble",
+    "FittedAdditive",
     "FittedModel",
+    "FittedRoofline",
     "Gp",
     "Inputs",
     "LatencyPrior",
@@ -40,9 +45,12 @@ __all__ = [
     "unlearned_prior",
 ]
 
-_ANY: TypeAdapter[FittedModel] = TypeAdapter(
-    Annotated[FittedEnsemble | FittedGp | FittedNnls | FittedOneHot, Field(discriminator="kind")]
-)
+#: Any fitted model, told apart by its `kind`, as a field of something that is kept as JSON.
+AnyFitted = Annotated[
+    FittedAdditive | FittedEnsemble | FittedGp | FittedNnls | FittedOneHot | FittedRoofline,
+    Field(discriminator="kind"),
+]
+_ANY: TypeAdapter[FittedModel] = TypeAdapter(AnyFitted)
 
 
 def from_json(text: str) -> FittedModel:

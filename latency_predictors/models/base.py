@@ -52,7 +52,9 @@ class Inputs:
 
     def __post_init__(self) -> None:
         kernels = np.asarray(self.kernels, dtype=np.float64)
-        if kernels.ndim != 2 or kernels.shape[1] != len(self.kernel_names) or not self.kernel_names:
+        # Without kernels there is nothing to tell networks apart by, unless other latencies do.
+        named = bool(self.kernel_names) or self.sources is not None
+        if kernels.ndim != 2 or kernels.shape[1] != len(self.kernel_names) or not named:
             raise UserError(
                 f"kernels: shape {kernels.shape}, needed is (networks, {len(self.kernel_names)}), one column for each "
                 "of at least one kernel name"

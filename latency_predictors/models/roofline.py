@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal, Self
 
 import numpy as np
 
-from latency_predictors.models.base import UNKNOWN_FACTOR, Array, Inputs, Prediction
+from latency_predictors.models.base import UNKNOWN_FACTOR, Array, FittedModel, Inputs, Prediction, Support, Vector
 from search_spaces.errors import UserError
 
 
@@ -27,16 +28,40 @@ def kernel_cost_ms(kernel_names: tuple[str, ...], rates_per_ms: Mapping[str, flo
     return np.array([1.0 / rates_per_ms[name] for name in kernel_names])
 
 
-def roofline(inputs: Inputs, rates_per_ms: Mapping[str, float]) -> Prediction:
-    """Latency (N,) in ms as the sum of kernel sums over their rates, no overlap; every network extrapolates.
+class FittedRoofline(FittedModel):
+    """Every kernel at its rate, no overlap; every network extrapolates, since none was measured.
 
     As soon as one network is measured, give `kernel_cost_ms` to prior.unlearned_prior and fit.
     """
-    latency_ms = inputs.kernels @ kernel_cost_ms(inputs.kernel_names, rates_per_ms)
-    if not (latency_ms > 0).all():
-        row = int(np.argmin(latency_ms))
-        raise UserError(
-            f"rates_per_ms: network {row} takes {latency_ms[row]} ms; a kernel that it has needs a finite rate"
+
+    kind: Literal["roofline"] = "roofline"
+    kernel_cost_ms: Vector
+
+    @classmethod
+    def of(cls, kernel_names: tuple[str, ...], rates_per_ms: Mapping[str, float]) -> Self:
+        """From rates in units per ms; UserError as kernel_cost_ms raises it."""
+        nowhere = np.zeros(len(kernel_names))
+        return cls(
+            kernel_names=kernel_names,
+            num_sources=0,
+            support=Support(low=nowhere, high=nowhere),
+            loo_log_errors=np.zeros(0),
+            kernel_cost_ms=kernel_cost_ms(kernel_names, rates_per_ms),
         )
-    everything = np.ones(len(inputs), dtype=bool)
-    return Prediction(latency_ms, latency_ms / UNKNOWN_FACTOR, latency_ms * UNKNOWN_FACTOR, everything)
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Latency (N,) in ms as the sum of kernel sums over their rates; UserError for one that takes no time."""
+        self._check(inputs)
+        latency_ms = inputs.kernels @ np.array(self.kernel_cost_ms)
+        if not (latency_ms > 0).all():
+            row = int(np.argmin(latency_ms))
+            raise UserError(
+                f"rates_per_ms: network {row} takes {latency_ms[row]} ms; a kernel that it has needs a finite rate"
+            )
+        everything = np.ones(len(inputs), dtype=bool)
+        return Prediction(latency_ms, latency_ms / UNKNOWN_FACTOR, latency_ms * UNKNOWN_FACTOR, everything)
+
+
+def roofline(inputs: Inputs, rates_per_ms: Mapping[str, float]) -> Prediction:
+    """The prediction of FittedRoofline, at once."""
+    return FittedRoofline.of(inputs.kernel_names, rates_per_ms).predict(inputs)

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from latency_predictors.models.base import UNKNOWN_FACTOR, Prediction
 from latency_predictors.npu.roofline import Attention, Roofline, Work, network_ms, operators_ms
+from latency_predictors.shipped_profiles import shipped_profiles
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.space import Indices, SearchSpace
@@ -60,6 +61,27 @@ class ErrorStatement(BaseModel):
     leave_one_model_out: tuple[Error, ...]
     published: tuple[Published, ...]
 
+    def interval_factor(self, *components: str) -> float:
+        """The truth is within this factor of a prediction, nine times in ten, as far as the statement tells.
+
+        Student's t times the root mean square of the log errors of the networks that are one of these components
+        (``unet``, ``vae``), over both ways of leaving out: the first knows no network of the kind at all, the second
+        knows near-identical ones, and a candidate is between the two. Since the rows of one model's component
+        are almost the same graph, degrees of freedom are the models. ``UNKNOWN_FACTOR`` where there is no such row.
+        """
+        from scipy.special import stdtrit
+
+        rows = [
+            (error.network.split("/")[0], np.log1p(error.error_pct / 100.0))
+            for error in (*self.without_diffusion, *self.leave_one_model_out)
+            if set(error.network.split("/")) & set(components)
+        ]
+        if not rows:
+            return UNKNOWN_FACTOR
+        models = {model for model, _ in rows}
+        log_std = np.sqrt(np.mean([log_error**2 for _, log_error in rows]))
+        return float(np.exp(stdtrit(len(models), 0.95) * log_std))
+
 
 class NpuProfile(BaseModel):
     """A latency predictor of one NPU from public measurements of whole models; no block was measured on the device.
@@ -75,6 +97,7 @@ class NpuProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["npu"] = "npu"
     format_version: Literal[1] = 1
     device: str
     soc: str
@@ -96,8 +119,7 @@ class NpuProfile(BaseModel):
         Raises:
             UserError: neither, or a field that does not belong.
         """
-        shipped = resources.files("latency_predictors") / "profiles"
-        names = {f.name.removesuffix(".json"): f for f in shipped.iterdir() if f.name.endswith(".json")}
+        names = shipped_profiles()
         try:
             source = names.get(str(name_or_path))
             text = source.read_text(encoding="utf-8") if source else Path(name_or_path).read_text(encoding="utf-8")
@@ -149,7 +171,10 @@ class NpuProfile(BaseModel):
         inputs = unet_inputs(meta, latent_size, num_tokens, 1)
         whole = milliseconds(record_operators(lambda: meta(*inputs, return_dict=False), inputs)[0])
         stages = sum(milliseconds(cost.trace) for stage, cost in costs.teacher.items() if stage not in VAE_STAGES)
-        return NpuTable(space, whole - stages, options, self.roofline.constant_ms)
+        factor = self.errors.interval_factor("vae" if space.is_pipeline else "unet", "unet")
+        return NpuTable(
+            space, whole - stages, options, self.roofline.constant_ms, factor, latent_size != self.latent_size
+        )
 
 
 @dataclass(frozen=True)
@@ -161,14 +186,30 @@ class NpuTable:
         head_ms: the U-Net's input and output convolutions and time embedding.
         options_ms: per stage an array (options,).
         constant_ms: once per network that is called: the U-Net, each half of the VAE.
+        interval_factor: see :meth:`ErrorStatement.interval_factor`.
+        extrapolates: whether latents have another size than those that the errors were found at.
     """
 
     space: SearchSpace
     head_ms: float
     options_ms: Mapping[str, Floats]
     constant_ms: float
+    interval_factor: float = UNKNOWN_FACTOR
+    extrapolates: bool = False
 
-    def predict(self, matrix: Indices) -> Floats:
+    def predict(self, matrix: Indices) -> Prediction:
+        """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions)."""
+        latency_ms = self.latency_ms(matrix)
+        outside = np.full(len(latency_ms), self.extrapolates)
+        return Prediction(latency_ms, latency_ms / self.interval_factor, latency_ms * self.interval_factor, outside)
+
+    def option_ms(self, stage: str, option: str) -> float | None:
+        """Latency in ms of one stage option run once; None where the space does not have it."""
+        if option not in self.space.options.get(stage, ()) or stage not in self.options_ms:
+            return None
+        return float(self.options_ms[stage][self.space.options[stage].index(option)])
+
+    def latency_ms(self, matrix: Indices) -> Floats:
         """Latency in ms (N,) of candidates (N, decisions): one U-Net pass, or one run of the pipeline."""
         rows = self.space.stage_rows(np.atleast_2d(np.asarray(matrix)))
         total = np.full(len(rows), self.head_ms + self.constant_ms)

@@ -116,8 +116,9 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
             teacher_key=teacher.key,
             on_progress=step_counter(phase),
         )
-        unseen = len(profile.validation)
-        phase.advance(0, **{"": f"median error {profile.median_error_pct:.1f} % on {unseen} unseen U-Nets"})
+        judged = profile.judgement
+        assert judged is not None  # at least one unseen U-Net is measured
+        phase.advance(0, **{"": f"median error {judged.median_error_pct:.1f} % on {judged.num} unseen U-Nets"})
     return profile
 
 

@@ -174,6 +174,7 @@ def predict(profile_path: Path | str, candidate_ids: Sequence[str], space_name: 
     Raises:
         UserError: a damaged profile, or a candidate that it has no measurements for or that is not in the space.
     """
+    import numpy as np
     import pandas as pd
 
     from latency_predictors.profile import DeviceProfile
@@ -182,10 +183,7 @@ def predict(profile_path: Path | str, candidate_ids: Sequence[str], space_name: 
     profile = DeviceProfile.load(Path(profile_path))
     if not candidate_ids:
         raise UserError("no candidates given; give candidate ids such as RARA-RA-R-none-RARA-RR-R")
-    candidates = [Candidate.from_id(text, tuple(profile.options)) for text in candidate_ids]
-    if space_name is not None:
-        space = load_space(space_name)
-        for candidate in candidates:
-            space.encode(candidate)
-    latency_ms = [profile.predict_candidate(candidate) for candidate in candidates]
+    space = profile.own_space if space_name is None else load_space(space_name)
+    matrix = np.array([space.encode(Candidate.from_id(text, space.stages)) for text in candidate_ids])
+    latency_ms = profile.latency_ms(space, matrix)
     return pd.DataFrame({"candidate": list(candidate_ids), "latency_ms": latency_ms})

@@ -57,7 +57,7 @@ def test_a_calibration_predicts_and_is_never_repeated(
     profile = run(unet, space, tmp_path, settings, notes)
     assert (len(profile.fitted), len(profile.validation)) == (3, 2)
     assert {s: tuple(o) for s, o in profile.options.items()} == space.options
-    assert (profile.predict(space, space.enumerate()) > 0).all()
+    assert (profile.latency_ms(space, space.enumerate()) > 0).all()
     assert notes[-1][:2] == (NUM_SUBJECTS, NUM_SUBJECTS)
     assert [p.name for p in tmp_path.iterdir()] == ["measurements.jsonl"], "graphs are deleted once measured"
     before = (tmp_path / "measurements.jsonl").read_bytes()

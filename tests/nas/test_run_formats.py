@@ -85,40 +85,16 @@ def test_swap_table(tmp_path: Path) -> None:
 
 
 def test_device_profile(tmp_path: Path) -> None:
-    from latency_predictors.measurement import Measurement, current_conditions, summarise
-    from latency_predictors.profile import Check, DeviceProfile, Fit
+    from search_spaces.space_file import load_space
+    from tests.latency_predictors.made_up import synthetic
 
-    facts = {"device": "Some CPU", "runtime": "onnxruntime 1.32.0", "precision": "float32", "threads": 1}
-    measured = Measurement(
-        **summarise([2.0] * 9).model_dump(),
-        **facts,
-        subject="s",
-        clock="wall",
-        num_preempted=0,
-        conditions=current_conditions("1.32.0", spinning=False),
-    )
-    checks = [
-        Check(candidate=CANDIDATE, measured_ms=2.0, predicted_ms=predicted, measurement=measured)
-        for predicted in (2.0, 2.2)
-    ]
-    DeviceProfile(
-        **facts,
-        teacher_key="t",
-        space="nanosd",
-        latent_size=8,
-        num_tokens=16,
-        median_error_pct=10.0,
-        worst_error_pct=10.0,
-        fit=Fit(scale=1.0, intercept_ms=0.0),
-        base=measured,
-        options={"E1": {"R": measured}},
-        fitted=(checks[0],),
-        validation=(checks[1],),
-    ).save(tmp_path / "device_profile.json")
+    profile = synthetic(load_space("toy"))[0]
+    profile.save(tmp_path / "device_profile.json")
     device = read_run(tmp_path).device
-    assert device is not None and (device.device, device.threads) == ("Some CPU", 1)
-    assert device.errors_pct("fit") == [0.0] and device.errors_pct("check") == pytest.approx([10.0])
-    assert device.conditions["num_cores"] == measured.conditions.num_cores
+    assert device is not None and (device.device, device.threads) == (profile.device, profile.threads)
+    assert device.errors_pct("fit") == pytest.approx([abs(c.error_pct) for c in profile.fitted])
+    assert device.errors_pct("check") == pytest.approx([abs(c.error_pct) for c in profile.validation])
+    assert profile.conditions is not None and device.conditions["num_cores"] == profile.conditions.num_cores
 
 
 def test_recipe_and_seconds(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from typer.testing import CliRunner
 
 from latency_predictors.calibration import build_profile
+from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.measurement import Measurement, current_conditions
 from latency_predictors.profile import DeviceProfile
 from latency_predictors.subjects import BASE, option_subject
@@ -157,9 +158,9 @@ def test_the_command(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert page.count("figure-options") and page.count("figure-teacher") and 'src="http' not in page
 
 
-def made_up_device(space: SearchSpace) -> DeviceProfile:
+def made_up_device(table: CostTable) -> DeviceProfile:
     """Every option takes a random time; whole U-Nets what their parts take, times 1.2, less 0.1 ms."""
-    rng = np.random.default_rng(3)
+    rng, space = np.random.default_rng(3), table.space
 
     def measurement(subject: str, median_ms: float) -> Measurement:
         return Measurement(
@@ -179,11 +180,13 @@ def made_up_device(space: SearchSpace) -> DeviceProfile:
     for net in nets:
         total = 0.3 + sum(parts.get(option_subject(s, o), 0.0) for s, o in net.options.items())
         measured[net.id] = measurement(net.id, 1.2 * total - 0.1)
-    return build_profile(space, measured, nets[:6], nets[6:], teacher_key="t", latent_size=8, num_tokens=6)
+    return build_profile(
+        space, KernelTables.of(table), measured, nets[:6], nets[6:], teacher_key="t", latent_size=8, num_tokens=6
+    )
 
 
 def test_latency_of_a_sampled_space_is_bounded_exactly(table: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = made_up_device(table.space)
+    profile = made_up_device(table)
     device = DeviceLatency(device_facts(profile), profile.tabulate(None, table.space, 8, 6))
     latency = device.table.latency_ms(table.space.enumerate())
     limit = float(np.quantile(latency, 0.3))

@@ -91,7 +91,7 @@ def test_a_table_gives_what_tracing_whole_candidates_gives(profile, unet):
     matrix = space.sample(np.random.default_rng(0), 6)
     meta = meta_copy(unet)
     inputs = unet_inputs(meta, 16, 7, 1)
-    for row, predicted in zip(matrix, table.predict(matrix), strict=True):
+    for row, predicted in zip(matrix, table.latency_ms(matrix), strict=True):
         net = assemble(meta, space.decode(row), copy=False)
         whole = profile.trace_ms(record_operators(lambda net=net: net(*inputs), inputs)[0])
         assert predicted == pytest.approx(whole, rel=1e-9)
@@ -104,9 +104,9 @@ def test_a_pipeline_is_its_steps_of_the_unet_and_both_halves_of_the_vae(profile,
             up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
         )  # fmt: skip
     single = {stage: words[:1] for stage, words in SPACE.items()}
-    unet_ms = profile.tabulate(unet, SearchSpace(name="u", options=single), 16, 7).predict(np.zeros((1, 7), int))[0]
+    unet_ms = profile.tabulate(unet, SearchSpace(name="u", options=single), 16, 7).latency_ms(np.zeros((1, 7), int))[0]
     space = SearchSpace(name="p", options=single | {"VE": ["teacher"], "VD": ["teacher"], "steps": ["1", "4"]})
-    one, four = profile.tabulate(unet, space, 16, 7, vae).predict(space.enumerate())
+    one, four = profile.tabulate(unet, space, 16, 7, vae).latency_ms(space.enumerate())
     assert four - one == pytest.approx(3 * unet_ms, rel=1e-9)
     latents = torch.empty(1, 4, 16, 16, device="meta")
     with torch.no_grad():
@@ -114,6 +114,35 @@ def test_a_pipeline_is_its_steps_of_the_unet_and_both_halves_of_the_vae(profile,
     assert one - unet_ms > 0.9 * profile.trace_ms(decoder)
     with pytest.raises(UserError, match="give vae"):
         profile.tabulate(unet, space, 16, 7)
+
+
+def test_the_interval_is_that_of_the_error_statement(profile, unet):
+    space = SearchSpace(name="small", options=SPACE)
+    matrix = space.enumerate()[:5]
+    table = profile.tabulate(unet, space, 16, 7)
+    # By hand: 23, 31 and 2, 9 % on SD 1.5's U-Net ... of three models; t(3) at 95 % is 2.353.
+    unets = [
+        np.log1p(e.error_pct / 100)
+        for e in (*profile.errors.without_diffusion, *profile.errors.leave_one_model_out)
+        if "/unet/" in e.network
+    ]
+    assert len(unets) == 12
+    factor = np.exp(2.3534 * np.sqrt(np.mean(np.square(unets))))
+    found = table.predict(matrix)
+    assert found.high_ms / found.latency_ms == pytest.approx(factor, rel=1e-4)
+    assert found.latency_ms / found.low_ms == pytest.approx(factor, rel=1e-4)
+    assert found.extrapolates.all(), "16 x 16 latents; the errors were found at 64 x 64"
+    assert not profile.tabulate(unet, space, 64, 7).predict(matrix).extrapolates.any()
+    word = SPACE["E1"][0]
+    assert table.option_ms("E1", word) == table.options_ms["E1"][0]
+    assert table.option_ms("E1", "RRRR") is None
+
+
+def test_without_a_statement_on_unets_nothing_is_claimed(profile):
+    assert (
+        profile.errors.model_copy(update={"without_diffusion": (), "leave_one_model_out": ()}).interval_factor("unet")
+        == 3
+    )
 
 
 @pytest.mark.slow

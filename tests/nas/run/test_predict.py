@@ -12,7 +12,7 @@ from experiments.exits import run_app
 from latency_predictors.profile import DeviceProfile
 from search_spaces.candidate import Candidate
 from search_spaces.space import SearchSpace
-from tests.latency_predictors.test_profile import synthetic
+from tests.latency_predictors.made_up import synthetic
 
 README_EXAMPLE = "RARA-RA-R-none-RARARA-RR-R@3"
 # Its first stages have options that the preset nanosd does not have.
@@ -38,8 +38,9 @@ def profile(tmp_path: Path) -> Path:
 
 def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = DeviceProfile.load(profile)
+    own = loaded.own_space
     expected = [
-        {"candidate": text, "latency_ms": pytest.approx(loaded.predict_candidate(Candidate.from_id(text)))}
+        {"candidate": text, "latency_ms": pytest.approx(loaded.latency_ms(own, own.encode(Candidate.from_id(text)))[0])}
         for text in (README_EXAMPLE, OTHER)
     ]
     assert expected[0]["latency_ms"] != expected[1]["latency_ms"]
@@ -52,9 +53,12 @@ def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsy
     ("arguments", "message"),
     [
         ([OTHER, "--space", "nanosd"], "option 'RARA_w0.5' of stage E1 is not in search space 'nanosd'"),
-        ([README_EXAMPLE.replace("RARARA", "RRR")], "option 'RRR' of stage D3 was not calibrated (there are RARARA,"),
+        (
+            [README_EXAMPLE.replace("RARARA", "RRR")],
+            "option 'RRR' of stage D3 is not in search space 'own'; legal are RARARA",
+        ),
         (["R-R"], "candidate 'R-R' has 2 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1"),
-        ([README_EXAMPLE, "--space", "nanosd-joint"], "search space 'nanosd-joint' has E1 E2 E3 deep D3 D2 D1 VE"),
+        ([README_EXAMPLE, "--space", "nanosd-joint"], "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1-VE"),
     ],
 )
 def test_what_it_cannot_predict(

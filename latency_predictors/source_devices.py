@@ -1,0 +1,58 @@
+"""Other devices that a predictor transfers from, kept as sums over parts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latency_predictors.latency_table import LatencyTable
+from latency_predictors.profile import SourceDevice
+from search_spaces.errors import UserError
+from search_spaces.space import Indices, SearchSpace
+
+_NUM_ROWS = 1000
+
+
+def source_device(name: str, table: LatencyTable, space: SearchSpace) -> SourceDevice:
+    """The sum over parts that is nearest to a table's latencies, in ms.
+
+    Exactly the table where its latencies are such a sum (additive profiles and NPU tables of U-Nets are); else the
+    non-negative least squares over random candidates. No part is below 0, so that no sum is.
+    """
+    from scipy.optimize import nnls
+
+    if table.space.options != space.options:
+        raise UserError(
+            f"source {name!r}: its table is of search space {table.space.name!r}, needed is {space.name!r}; "
+            "tabulate it for that"
+        )
+    matrix = space.sample(np.random.default_rng(0), _NUM_ROWS)
+    latency_ms = table.latency_ms(matrix)
+    columns = _one_hot(space, space.stage_rows(matrix))
+    unit = float(np.median(latency_ms))
+    values = nnls(columns, latency_ms / unit)[0] * unit
+    ends = 1 + np.cumsum(space.stage_sizes)
+    return SourceDevice(
+        device=name,
+        base_ms=float(values[0]),
+        options_ms={
+            stage: dict(zip(options, values[end - len(options) : end].tolist(), strict=True))
+            for (stage, options), end in zip(space.options.items(), ends, strict=True)
+        },
+    )
+
+
+def source_sums(sources: tuple[SourceDevice, ...], space: SearchSpace, rows: Indices) -> np.ndarray:
+    """Latencies in ms (N, sources) of option numbers (N, stages)."""
+    values = [
+        np.array([s.base_ms, *(s.options_ms[stage][o] for stage in space.stages for o in space.options[stage])])
+        for s in sources
+    ]
+    return _one_hot(space, rows) @ np.array(values).reshape(len(sources), -1).T
+
+
+def _one_hot(space: SearchSpace, rows: Indices) -> np.ndarray:
+    starts = 1 + np.cumsum([0, *space.stage_sizes[:-1]])
+    columns = np.zeros((len(rows), 1 + sum(space.stage_sizes)))
+    columns[:, 0] = 1.0
+    columns[np.arange(len(rows))[:, None], rows + starts] = 1.0
+    return columns
