@@ -83,17 +83,13 @@ def rank_changes(result: Retargeted) -> go.Figure:
                 text=[_hover(candidate)] * 2,
                 hovertemplate="%{text}<extra></extra>",
             )
-    for side, x, anchor in (("here", 0, "right"), ("there", 1, "left")):
-        for candidate, names in _picked(result, "here" if x == 0 else "there").items():
-            rank = _place(result.find(candidate), "here" if side == "here" else "there").front_rank
+    sides: tuple[tuple[Side, int, str], ...] = (("here", 0, "right"), ("there", 1, "left"))
+    for side, x, anchor in sides:
+        for picked, names in _picked(result, side).items():
+            rank = _place(result.find(picked), side).front_rank
+            shift = -10 if side == "here" else 10
             figure.add_annotation(
-                x=x,
-                y=rank,
-                text=names,
-                showarrow=False,
-                xanchor=anchor,
-                xshift=-10 if x == 0 else 10,
-                font={"size": 12},
+                x=x, y=rank, text=names, showarrow=False, xanchor=anchor, xshift=shift, font={"size": 12}
             )
     ends = [0.5, len(lines) + 0.5]
     style.layout(figure, height=140 + 17 * len(lines), showlegend=False, hovermode="closest")

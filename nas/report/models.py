@@ -40,9 +40,9 @@ def closing(run: RunData) -> str:
         return page.section("models", "The models", lead, page.missing(run.missing["closing"]))
     scores = ("latent error", "noise error", "taFID")
     target = next((row.target_device for row in run.closing if row.target_device), None)
-    figures = ("predicted there", "speed-up there", "measured here", "speed-up here")
-    if target is None:
-        figures = ("predicted", "measured", "speed-up")
+    figures: tuple[str, ...] = ("predicted", "measured", "speed-up")
+    if target is not None:
+        figures = ("predicted there", "speed-up there", "measured here", "speed-up here")
     head = ("model", "words per stage", "parameters", "MACs", *figures, *scores)
     teacher_ms = run.teacher.target_ms if run.teacher else None
     rows = [_closing_cells(row, target is not None, teacher_ms) for row in run.closing]

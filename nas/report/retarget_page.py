@@ -12,6 +12,7 @@ from nas.report import page
 
 if TYPE_CHECKING:
     from nas.latency import DeviceFacts
+    from nas.plots.retarget import Side
     from nas.run.retarget import Moved, Place, Retargeted
 
 
@@ -115,9 +116,10 @@ def _fronts(result: Retargeted) -> str:
         (style.GLYPHS[symbol], color, f"{name} ({len(result.moved(move))})")
         for move, (color, symbol, name) in LOOKS.items()
     )
+    sides: tuple[tuple[Side, str, DeviceFacts], ...] = (("here", "Here", result.here), ("there", "There", result.there))
     charts = [
         f"<h3>{name}: {page.text(facts.title)}</h3>{page.figure(device_front(result, side), f'front-{side}')}"
-        for side, name, facts in (("here", "Here", result.here), ("there", "There", result.there))
+        for side, name, facts in sides
     ]
     return page.section("fronts", "The front on both devices", page.text(lead), key, page.side_by_side(*charts))
 

@@ -10,7 +10,7 @@ from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
 from nas.report import models, page
 from nas.report.models import conditions_text
-from nas.run_data import Candidate, RunData
+from nas.run_data import Candidate, Device, RunData
 
 
 def front(run: RunData) -> str:
@@ -89,32 +89,15 @@ def calibration(run: RunData) -> str:
     known = SOURCES.get(device.fitted_from or "")
     lead = f"Latency on {device.device} is predicted" + (f" by a fit to {known}." if known else ".")
     if not device.points:
-        said = device.error[:1].upper() + device.error[1:] + "." if device.error else ""
-        gap = "" if said or device.notes else page.missing("device_profile.json holds no measured whole U-Net")
-        rows = [
-            (
-                page.text(what),
-                milliseconds(published),
-                milliseconds(predicted),
-                percent(100 * (predicted / published - 1)),
-            )
-            for what, published, predicted in device.published
-        ]
-        head = ("published by others, never fitted", "published", "predicted", "off by")
-        table = page.table(head, rows, [False, True, True, True]) if rows else ""
-        notes = page.notes(device.notes) if device.notes else ""
-        return page.section("latency", title, page.text(lead), _small(said) if said else "", gap, table, notes)
+        return page.section("latency", title, page.text(lead), *_never_measured(device))
     errors = data.errors_pct(run)
     unseen = len(device.errors_pct("check"))
-    sentences = [
-        f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
-        if errors
-        else "No U-Net was kept out of the fit" + (f": {device.error}." if device.error else ".")
-    ]
+    said = "No U-Net was kept out of the fit" + (f": {device.error}." if device.error else ".")
+    if errors:
+        said = f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
     if device.coverage90 is not None:
-        sentences.append(f"90 % intervals hold {percent(100 * device.coverage90)} of the measurements.")
-    checked = [p for p in device.points if p.role == "check"]
-    rows = [
+        said += f" 90 % intervals hold {percent(100 * device.coverage90)} of the measurements."
+    listing = [
         (
             f"<code>{page.text(p.candidate_id)}</code>",
             milliseconds(p.measured_ms),
@@ -122,13 +105,28 @@ def calibration(run: RunData) -> str:
             NONE if p.low_ms is None else f"{milliseconds(p.low_ms).removesuffix(' ms')} to {milliseconds(p.high_ms)}",
             percent(p.error_pct),
         )
-        for p in sorted(checked, key=lambda p: -p.error_pct)
+        for p in sorted(device.points, key=lambda p: -p.error_pct)
+        if p.role == "check"
     ]
     head = ("unseen U-Net", "measured", "predicted", "90 % interval", "error")
-    listing = page.table(head, rows, [False] + [True] * 4) if rows else ""
+    table = page.table(head, listing, [False] + [True] * 4) if listing else ""
     chart = page.figure(plots.predicted_vs_measured(run), "parity")
-    text = page.text(f"{lead} Whole U-Nets, measured: those that the fit saw, and those that it did not see.")
-    return page.section("latency", title, text, _small(" ".join(sentences)), page.side_by_side(chart, listing))
+    lead += " Whole U-Nets, measured: those that the fit saw, and those that it did not see."
+    return page.section("latency", title, page.text(lead), _small(said), page.side_by_side(chart, table))
+
+
+def _never_measured(device: Device) -> tuple[str, ...]:
+    """Of a profile without whole U-Nets measured on the device: what it says of its own errors."""
+    said = _small(device.error[:1].upper() + device.error[1:] + ".") if device.error else ""
+    if not said and not device.notes:
+        return (page.missing("device_profile.json holds no measured whole U-Net"),)
+    listing = [
+        (page.text(what), milliseconds(published), milliseconds(predicted), percent(100 * (predicted / published - 1)))
+        for what, published, predicted in device.published
+    ]
+    head = ("published by others, never fitted", "published", "predicted", "off by")
+    table = page.table(head, listing, [False, True, True, True]) if listing else ""
+    return said, table, page.notes(device.notes) if device.notes else ""
 
 
 def params(run: RunData) -> str:
