@@ -43,7 +43,7 @@ def retarget(
     if json:
         print_json({**_as_json(result), "files": files})
     else:
-        _print(result)
+        print_result(result)
         print(f"page: {files['page']}")
 
 
@@ -54,7 +54,8 @@ def _as_json(result: "Retargeted") -> dict[str, Any]:
     return {**asdict(result), **picks}
 
 
-def _print(result: "Retargeted") -> None:
+def print_result(result: "Retargeted") -> None:
+    """Print both fronts, who moves, the picks and what to evaluate next."""
     from nas.plots.format import count, error, milliseconds
     from nas.report.retarget_page import interval, kendall_sentence, move, moves_sentence, ranks, sentences
 

@@ -58,7 +58,10 @@ def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsy
             "option 'RRR' of stage D3 is not in search space 'own'; legal are RARARA",
         ),
         (["R-R"], "candidate 'R-R' has 2 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1"),
-        ([README_EXAMPLE, "--space", "nanosd-joint"], "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1-VE"),
+        (
+            [README_EXAMPLE, "--space", "nanosd-joint"],
+            "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1-VE",
+        ),
     ],
 )
 def test_what_it_cannot_predict(
