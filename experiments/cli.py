@@ -12,6 +12,7 @@ import typer
 from experiments.build_command import build
 from experiments.exits import resumable, run_app
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
+from experiments.predict_command import predict
 from experiments.retarget_command import retarget
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
@@ -182,26 +183,7 @@ def calibrate(
     print_json(summary) if json else print_mapping(summary)
 
 
-@app.command()
-def predict(
-    profile: Annotated[Path, typer.Argument(help="Device profile (JSON).")],
-    candidates: Annotated[
-        list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate ids; - reads them, one a line.")
-    ],
-    space: Annotated[
-        str | None, typer.Option(help="Search-space preset or YAML file that the candidates must be of.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Predict the latency of candidates from a device profile."""
-    ids = sys.stdin.read().split() if candidates == ["-"] else candidates
-    _prepare()
-    from nas import run as loop
-
-    frame = loop.predict(profile, ids, space)
-    print_json(frame) if json else print_rows(records(frame))
-
-
+app.command()(predict)
 app.command()(build)
 app.command()(retarget)
 

@@ -15,6 +15,7 @@ from latency_predictors.models.base import (
     Inputs,
     Prediction,
     Support,
+    Vector,
     check_latency,
     interval,
 )
@@ -22,9 +23,12 @@ from search_spaces.errors import UserError
 
 #: Fewer networks fix a scale only: a line through two points of a noisy device may slope anyhow.
 _LEAST_AFFINE = 3
-#: Standard deviation of the log error that a fit is expected to have before its leave-one-out errors are seen, and as
-#: how many networks' errors that counts: ten errors estimate a standard deviation to within a quarter of it.
-PRIOR_LOG_STD = 0.03
+#: Standard deviation of the log error that a fit is expected to have before its leave-one-out errors are seen: a
+#: constant, and so much for every unit of the log sums' own standard deviation (networks that differ fiftyfold are
+#: further from one line than those that differ threefold); and as how many networks' errors that counts. Chosen on
+#: recorded calibrations of ten networks and fifty unseen ones; see docs/architecture.md.
+PRIOR_LOG_STD = 0.04
+PRIOR_LOG_STD_PER_SPREAD = 0.015
 PRIOR_COUNT = 10.0
 
 
@@ -36,7 +40,7 @@ class Additive(BaseModel):
 
     least_ms: smallest sum that will be asked for; a fit that makes its latency zero or less, or the scale negative, is
         replaced by the one with non-negative coefficients. By default that of the measured networks.
-    prior_log_std, prior_count: see :class:`FittedAdditive`.
+    prior_log_std, prior_count: see :class:`FittedAdditive`; the first is chosen by the networks' spread by default.
 
     On the toy teacher's U-Nets (median / worst error of unseen ones, mean of 100 draws of 8 fitted): free intercept
     0.9 / 2.9 %, non-negative 4.3 / 28 %, non-negative after subtracting the measured time of an empty graph from
@@ -46,7 +50,7 @@ class Additive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     least_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    prior_log_std: float = Field(default=PRIOR_LOG_STD, gt=0, allow_inf_nan=False)
+    prior_log_std: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     prior_count: float = Field(default=PRIOR_COUNT, gt=0, allow_inf_nan=False)
 
     def fit(self, inputs: Inputs, latency_ms: ArrayLike) -> FittedAdditive:
@@ -67,9 +71,8 @@ class Additive(BaseModel):
         return FittedAdditive(
             intercept_ms=intercept,
             scale=scale,
-            least_sum_ms=float(sums.min()),
-            largest_sum_ms=float(sums.max()),
-            prior_log_std=self.prior_log_std,
+            sums_ms=sums,
+            prior_log_std=self._prior_log_std(sums),
             prior_count=self.prior_count,
             kernel_names=inputs.kernel_names,
             num_sources=inputs.num_sources,
@@ -83,9 +86,8 @@ class Additive(BaseModel):
         return FittedAdditive(
             intercept_ms=0.0,
             scale=1.0,
-            least_sum_ms=np.finfo(float).tiny,
-            largest_sum_ms=np.finfo(float).tiny,
-            prior_log_std=self.prior_log_std,
+            sums_ms=np.zeros(0),
+            prior_log_std=PRIOR_LOG_STD,
             prior_count=self.prior_count,
             kernel_names=kernel_names,
             num_sources=1,
@@ -93,22 +95,28 @@ class Additive(BaseModel):
             loo_log_errors=np.zeros(0),
         )
 
+    def _prior_log_std(self, sums: Array) -> float:
+        if self.prior_log_std is not None:
+            return self.prior_log_std
+        return PRIOR_LOG_STD + PRIOR_LOG_STD_PER_SPREAD * float(np.std(np.log(sums)))
+
 
 class FittedAdditive(FittedModel):
-    """The line, the range of sums that it was fitted on, and what its interval is made of.
+    """The line, the sums that it was fitted on, and what its interval is made of.
 
     A network extrapolates when a kernel sum, or its sum of parts, leaves the measured range by over half its width.
 
     The log error of an unseen network has variance (prior_count * prior_log_std^2 + sum of squared leave-one-out log
-    errors) / (prior_count + N), the mean of a scaled inverse chi-squared posterior's; the interval is that of Student's
-    t with prior_count + N degrees of freedom (Gelman et al., Bayesian Data Analysis, section 2.6).
+    errors) / (prior_count + N), the scale of a scaled inverse chi-squared posterior; the interval is that of Student's
+    t with prior_count + N degrees of freedom (Gelman et al., Bayesian Data Analysis, section 2.6). Only the N networks
+    whose sum lies among the others' count: without the smallest or the largest, the line has to reach beyond
+    its points, which it has not to for the networks that it will be asked for.
     """
 
     kind: Literal["additive"] = "additive"
     intercept_ms: float = Field(allow_inf_nan=False)
     scale: float = Field(gt=0, allow_inf_nan=False)
-    least_sum_ms: float = Field(gt=0, allow_inf_nan=False)
-    largest_sum_ms: float = Field(gt=0, allow_inf_nan=False)
+    sums_ms: Vector
     prior_log_std: float = Field(gt=0, allow_inf_nan=False)
     prior_count: float = Field(gt=0, allow_inf_nan=False)
 
@@ -118,20 +126,29 @@ class FittedAdditive(FittedModel):
         # No candidate of the space that was fitted for gets here below the smallest float; others may.
         sums = _sums(inputs)
         latency_ms = np.maximum(self.intercept_ms + self.scale * sums, np.finfo(float).tiny)
-        margin = 0.5 * (self.largest_sum_ms - self.least_sum_ms)
-        outside = self.support.is_outside(inputs)
-        outside |= (sums < self.least_sum_ms - margin) | (sums > self.largest_sum_ms + margin)
-        errors = np.array(self.loo_log_errors)
-        if not len(errors):
+        if not self.sums_ms:
+            outside = np.ones(len(sums), dtype=bool)
+        else:
+            least_ms, largest_ms = min(self.sums_ms), max(self.sums_ms)
+            margin = 0.5 * (largest_ms - least_ms)
+            outside = self.support.is_outside(inputs) | (sums < least_ms - margin) | (sums > largest_ms + margin)
+        if not self.loo_log_errors:
             return Prediction(latency_ms, latency_ms / UNKNOWN_FACTOR, latency_ms * UNKNOWN_FACTOR, outside)
-        return interval(latency_ms, np.full(len(latency_ms), self.log_std), self.prior_count + len(errors), outside)
+        dof = self.prior_count + len(self._inner_errors)
+        return interval(latency_ms, np.full(len(latency_ms), self.log_std), dof, outside)
 
     @property
     def log_std(self) -> float:
         """Standard deviation of an unseen network's log error."""
-        squares = float(np.sum(np.array(self.loo_log_errors) ** 2))
-        count = self.prior_count + len(self.loo_log_errors)
-        return float(np.sqrt((self.prior_count * self.prior_log_std**2 + squares) / count))
+        errors = self._inner_errors
+        squares = self.prior_count * self.prior_log_std**2 + float(np.sum(errors**2))
+        return float(np.sqrt(squares / (self.prior_count + len(errors))))
+
+    @property
+    def _inner_errors(self) -> Array:
+        sums = np.array(self.sums_ms)
+        inner: Array = np.array(self.loo_log_errors)[(sums > sums.min()) & (sums < sums.max())]
+        return inner
 
 
 def _sums(inputs: Inputs) -> Array:

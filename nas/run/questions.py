@@ -161,29 +161,3 @@ def calibrate(recipe: Recipe, out_path: Path | str, progress: Progress) -> Devic
     profile = measure_profile(run, out.with_name(out.name + ".work"), progress)
     profile.save(out)
     return profile
-
-
-def predict(profile_path: Path | str, candidate_ids: Sequence[str], space_name: str | None = None) -> pd.DataFrame:
-    """Predicted latency of candidates.
-
-    Args:
-        profile_path: the device profile.
-        candidate_ids: ids with one option for each stage that the profile has.
-        space_name: search space that the candidates must be of; ``None``: whatever the profile has options for.
-
-    Raises:
-        UserError: a damaged profile, or a candidate that it has no measurements for or that is not in the space.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from latency_predictors.profile import DeviceProfile
-    from search_spaces.space_file import load_space
-
-    profile = DeviceProfile.load(Path(profile_path))
-    if not candidate_ids:
-        raise UserError("no candidates given; give candidate ids such as RARA-RA-R-none-RARA-RR-R")
-    space = profile.own_space if space_name is None else load_space(space_name)
-    matrix = np.array([space.encode(Candidate.from_id(text, space.stages)) for text in candidate_ids])
-    latency_ms = profile.latency_ms(space, matrix)
-    return pd.DataFrame({"candidate": list(candidate_ids), "latency_ms": latency_ms})

@@ -58,7 +58,7 @@ def test_an_unreachable_budget_is_said_before_anything_is_trained(tmp_path: Path
 class _OneMillisecond:
     """Every candidate takes one millisecond: budgets of parameters alone are looked at."""
 
-    def predict(self, _space: object, matrix: object) -> object:
+    def latency_ms(self, _space: object, matrix: object) -> object:
         import numpy as np
 
         return np.ones(len(matrix))  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsy
         (["R-R"], "candidate 'R-R' has 2 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1"),
         (
             [README_EXAMPLE, "--space", "nanosd-joint"],
-            "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1-VE",
+            "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2",
         ),
     ],
 )

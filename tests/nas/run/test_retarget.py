@@ -34,10 +34,14 @@ from nas.run.unevaluated import NUM_PROMISING
 from nas.run.worthwhile import worthwhile
 from nas.search.store import CandidateRecord, CandidateStore
 from nas.teacher import load_shapes, num_text_tokens
+from search_spaces.candidate import Candidate
 from search_spaces.costs import CostTable
 from search_spaces.options import NONE
 from search_spaces.space import SearchSpace
 from search_spaces.space_file import load_space
+from search_spaces.stage_costs import meta_copy, unet_inputs
+from search_spaces.surgery import assemble
+from search_spaces.tracing import record_operators
 from tests.latency_predictors.made_up import kernel_tables, measurement
 
 OPTIONS = {
@@ -168,12 +172,10 @@ def test_ranks_and_kendall_by_a_second_implementation(found: Retargeted) -> None
         assert all(p.front_rank is None for i, p in enumerate(places) if i not in either)
         for c, p in zip(found.candidates, places, strict=True):
             # Faster or slower for certain: neither latency lies within the other's interval.
-            others = [getattr(d, side) for d in found.candidates if d is not c]
-            apart = [
-                q for q in others if not p.low_ms <= q.latency_ms <= p.high_ms and not q.low_ms <= p.latency_ms <= q.high_ms
-            ]  # fmt: skip
-            faster = sum(q.latency_ms < p.latency_ms for q in apart)
-            slower = sum(q.latency_ms > p.latency_ms for q in apart)
+            faster = slower = 0
+            for q in (getattr(d, side) for d in found.candidates):
+                if not p.low_ms <= q.latency_ms <= p.high_ms and not q.low_ms <= p.latency_ms <= q.high_ms:
+                    faster, slower = faster + (q.latency_ms < p.latency_ms), slower + (q.latency_ms > p.latency_ms)
             assert (p.rank_low, p.rank_high) == (1 + faster, len(places) - slower)
     assert found.kendall_all == pytest.approx(tau_b(latency["here"], latency["there"]))
     pair = [[latency[side][i] for i in either] for side in ("here", "there")]
@@ -319,14 +321,12 @@ def test_page_and_terminal_say_who_moves(found: Retargeted, tmp_path: Path, caps
 def test_a_shipped_npu_by_name_is_an_estimate_that_extrapolates(run_dir: Path) -> None:
     found = retarget(run_dir, "sm8750-w8a16")
     profile = NpuProfile.load("sm8750-w8a16")
-    unet, _ = load_shapes("toy")
-    space = load_space(str(run_dir.parent / "small.yaml"))
-    table = profile.tabulate(unet, space, 8, num_text_tokens("toy"))
-    every = {
-        space.decode(row).id: ms for row, ms in zip(space.enumerate(), table.latency_ms(space.enumerate()), strict=True)
-    }
-    for c in found.candidates:
-        assert c.there.latency_ms == pytest.approx(every[c.candidate])
+    meta = meta_copy(load_shapes("toy")[0])
+    inputs = unet_inputs(meta, 8, num_text_tokens("toy"), 1)
+    for c in found.candidates[::20]:
+        net = assemble(meta, Candidate.from_id(c.candidate), copy=False)
+        whole = profile.trace_ms(record_operators(lambda net=net: net(*inputs), inputs)[0])
+        assert c.there.latency_ms == pytest.approx(whole, rel=1e-9)
         assert c.there.low_ms < c.there.latency_ms < c.there.high_ms
     # The toy's latents are 8 x 8, the profile's errors were found at 64 x 64.
     assert found.num_extrapolating == len(found.candidates)
