@@ -170,7 +170,7 @@ def test_ranks_and_kendall_by_a_second_implementation(found: Retargeted) -> None
         among = rankdata([values[i] for i in either], method="min").tolist()
         assert [places[i].front_rank for i in either] == among
         assert all(p.front_rank is None for i, p in enumerate(places) if i not in either)
-        for c, p in zip(found.candidates, places, strict=True):
+        for p in places:
             # Faster or slower for certain: neither latency lies within the other's interval.
             faster = slower = 0
             for q in (getattr(d, side) for d in found.candidates):
