@@ -25,7 +25,7 @@ def headline(run: RunData) -> str:
     ]
     name = str(config.get("name", run.folder.name))
     sentence = (
-        "What this search found: smaller U-Nets that stay close to the teacher, and what each one costs on that device."
+        "What this search found: smaller U-Nets that stay close to the teacher, and what each one costs on the device."
     )
     return f'<h1>NanoSD search: {page.text(name)}</h1><p class="lead">{sentence}</p>{page.facts(tiles)}'
 

@@ -64,7 +64,10 @@ def calibrate(run: RunContext, progress: Progress) -> None:
     directory, recipe = run.directory, run.recipe
     if not directory.profile.is_file():
         if recipe.calibration.profile is not None:
-            given_profile(run, recipe.calibration.profile).save(directory.profile)
+            with progress.phase("calibrate") as phase:
+                given_profile(run, recipe.calibration.profile).save(directory.profile)
+                how = "measured" if run.device.is_measured else "estimated"
+                phase.advance(0, **{"": f"given: {run.device.title}, {how}"})
         else:
             measure_profile(run, directory.work / "calibration", progress).save(directory.profile)
     _write_space_facts(run)
