@@ -6,7 +6,7 @@ The ladder, by what was measured on the device itself (`DeviceProfile.informatio
     anchor       one whole network: a Gaussian process around the roofline, or around equal shares of every kernel
     networks     whole networks: the ensemble on kernel sums, and on source devices where there are some
     some_blocks  some parts: the others' latencies from a kernel model of those, then as with all blocks
-    blocks       every part: whole networks as an affine function of the sum of their parts
+    blocks       every part: whole networks as an increasing function of the sum of their parts
 """
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ class ProfileFacts:
 
 @dataclass(frozen=True)
 class _Networks:
-    """Measured whole networks of a space: ids, index matrix (N, decisions), latencies (N,) in ms."""
+    """Measured whole networks of a space: ids, index matrix (N, decisions), latencies (N,) in ms.
+
+    noise_log_std: their own repeatability, the standard deviation of a median's logarithm; 0 where none is stated.
+    """
 
     ids: tuple[str, ...]
     matrix: Indices
     latency_ms: NDArray[np.float64]
+    noise_log_std: float
 
     @classmethod
     def of(
@@ -83,7 +87,10 @@ class _Networks:
             if text not in timings:
                 raise UserError(f"held_out: network {shown(text)} was not measured; name networks that were")
             matrix[row] = space.encode(Candidate.from_id(text, space.stages))
-        return cls(tuple(ids), matrix, np.array([timings[text].latency_ms for text in ids], dtype=np.float64))
+        latency_ms = np.array([timings[text].latency_ms for text in ids], dtype=np.float64)
+        # A 95 % interval is 1.96 standard deviations to either side; imported timings state none.
+        noise = [t.ci95_half_width_pct / 196.0 for t in (timings[text] for text in ids) if isinstance(t, Measurement)]
+        return cls(tuple(ids), matrix, latency_ms, float(np.median(noise)) if noise else 0.0)
 
 
 def fit_profile(
@@ -94,6 +101,7 @@ def fit_profile(
     held_out: Sequence[str] = (),
     spec: SpecSheet | None = None,
     sources: Mapping[str, LatencyTable] | None = None,
+    power: bool = True,
 ) -> DeviceProfile:
     """The profile of everything that is known of a device.
 
@@ -105,6 +113,7 @@ def fit_profile(
         held_out: ids of networks in ``training`` that are not fitted but checked.
         spec: rates; needed where nothing was measured, used where no part was.
         sources: other devices by name, tabulated for this space, to transfer from where no part was measured.
+        power: see :class:`Additive`; False gives what format 1 predicted.
 
     Raises:
         UserError: nothing to fit, a subject that the space does not have, or latencies that do not grow with the sums.
@@ -120,7 +129,7 @@ def fit_profile(
     if parts.num_measured:
         information = "blocks" if parts.num_measured == parts.num_runnable else "some_blocks"
         parts = parts.imputed()
-        model = _fit_sums(space, kernels, parts, fit)
+        model = _fit_sums(space, kernels, parts, fit, power)
     elif len(fit.ids):
         information = "networks" if len(fit.ids) > 1 else "anchor"
         devices = tuple(source_device(name, table, space) for name, table in (sources or {}).items())
@@ -135,10 +144,10 @@ def fit_profile(
     return assemble(space, training, facts, parts, model, information, devices, fit, check)
 
 
-def _fit_sums(space: SearchSpace, kernels: KernelTables, parts: Parts, fit: _Networks) -> FittedModel:
+def _fit_sums(space: SearchSpace, kernels: KernelTables, parts: Parts, fit: _Networks, power: bool) -> FittedModel:
     """The affine model of the sum of the parts."""
     rows = space.stage_rows(fit.matrix)
-    additive = Additive(least_ms=parts.least_ms)
+    additive = Additive(power=power, least_ms=parts.least_ms, noise_log_std=fit.noise_log_std)
     if not len(fit.ids):
         return additive.unfitted(kernels.kernel_names)
     inputs = Inputs(kernels.of_candidates(space, fit.matrix), kernels.kernel_names, rows, parts.sums(rows)[:, None])

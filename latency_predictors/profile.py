@@ -17,7 +17,7 @@ from latency_predictors.judgement import Judgement
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.latency_table import DeviceTable
 from latency_predictors.measurement import Conditions, Milliseconds
-from latency_predictors.models import AnyFitted, Inputs, Prediction
+from latency_predictors.models import AnyFitted, FittedAdditive, Inputs, Prediction
 from latency_predictors.training import Timing, Training
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
@@ -220,10 +220,15 @@ class DeviceProfile(BaseModel):
         self.check(space, latent_size=latent_size)
         return DeviceTable(self, space)
 
-    @property
-    def is_sum_of_parts(self) -> bool:
-        """Whether a candidate's latency is a constant plus one term a stage."""
-        return self.model.kind in ("additive", "nnls", "roofline")
+    def sums_ms(self, space: SearchSpace) -> tuple[FittedAdditive, float, list[Floats]] | None:
+        """Where latency is an increasing function of a sum of parts: that function, the base, per stage (options,).
+
+        For exact ranges and counts over a space; None for other models.
+        """
+        if not isinstance(self.model, FittedAdditive):
+            return None
+        tables = self._tables(space)
+        return self.model, float(tables.base_ms[0]), [ms[:, 0] for ms in tables.ms]
 
     def option_ms(self, stage: str, option: str) -> float | None:
         """What one stage option takes by itself, in ms: measured, else estimated; None where nothing is known."""

@@ -84,4 +84,5 @@ class DeviceProfileV1(_Model):
             Training(parts=parts, networks=checks),
             ProfileFacts.of(self.base, self.teacher_key, self.latent_size, self.num_tokens),
             held_out=[check.candidate for check in self.validation],
+            power=False,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.latency_sums import latency_sums
 from search_spaces.budget_counts import count_within
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from search_spaces.space import Indices
 
 Floats = NDArray[np.float64]
-_NUM_PROBES = 32
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,13 @@ def costs_of(
     return found
 
 
-def _sums(
-    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str
-) -> list[tuple[float, list[Floats]]]:
+def _sums(table: CostTable, precision: Precision, name: str) -> list[tuple[float, list[Floats]]]:
     """A cost as sums over stages, one for each number of steps: what is in no stage, and (options,) of every stage.
 
     Empty for a cost that is no sum.
     """
-    if name == "peak_bytes":
+    if name in ("peak_bytes", "latency_ms"):
         return []
-    if name == "latency_ms":
-        assert latency is not None
-        return _latency_sums(latency)
     steps = [int(n) for n in table.space.options[STEPS]] if table.space.is_pipeline else [1]
     found = []
     for num_steps in steps:
@@ -95,48 +90,36 @@ def _sums(
     return found
 
 
-def _latency_sums(latency: LatencyTable) -> list[tuple[float, list[Floats]]]:
-    """Latency as :func:`_sums`: the first options' latency, and what each other option adds to it.
-
-    Whether a table is such a sum is not asked of its kind but seen on random candidates: empty where it is not.
-    """
-    space = latency.space
-    columns = [column for column, stage in enumerate(space.stages) if stage != STEPS]
-    at = space.stages.index(STEPS) if space.is_pipeline else None
-    rng = np.random.default_rng(0)
-    found = []
-    for steps in range(1 if at is None else space.stage_sizes[at]):
-        sizes = [space.stage_sizes[column] for column in columns]
-        rows = np.zeros((1 + sum(sizes) + _NUM_PROBES, len(space.stages)), dtype=np.int64)
-        ends = 1 + np.cumsum(sizes)
-        for column, end, size in zip(columns, ends, sizes, strict=True):
-            rows[end - size : end, column] = np.arange(size)
-        probes = rows[len(rows) - _NUM_PROBES :]
-        probes[:, columns] = rng.integers(0, sizes, size=(_NUM_PROBES, len(sizes)))
-        if at is not None:
-            rows[:, at] = steps
-        values = np.asarray(latency.latency_ms(space.from_stage_rows(rows)), dtype=np.float64)
-        base = float(values[0])
-        added = [values[end - size : end] - base for end, size in zip(ends, sizes, strict=True)]
-        expected = base + sum(costs[probes[:, column]] for column, costs in zip(columns, added, strict=True))
-        if not np.allclose(expected, values[len(rows) - _NUM_PROBES :], rtol=1e-9, atol=0):
-            return []
-        found.append((base, added))
-    return found
+def _ends(table: CostTable, precision: Precision, latency: LatencyTable | None, name: str) -> list[tuple[float, float]]:
+    """Least and most of a cost over all candidates, for each number of steps; empty where they are not known."""
+    if name == "latency_ms" and latency is not None:
+        return [part.ends_ms for part in latency_sums(latency)]
+    return [
+        (base + sum(float(costs.min()) for costs in stages), base + sum(float(costs.max()) for costs in stages))
+        for base, stages in _sums(table, precision, name)
+    ]
 
 
 def range_of(
     table: CostTable, precision: Precision, latency: LatencyTable | None, name: str, values: Floats, counted: bool
 ) -> CostRange:
     """Range of one cost, of which ``values`` (N,) are those of the candidates looked at, all of them if ``counted``."""
-    sums = _sums(table, precision, latency, name)
     low, high = float(values.min()), float(values.max())
-    if sums and not counted:
-        low = min(base + sum(float(costs.min()) for costs in stages) for base, stages in sums)
-        high = max(base + sum(float(costs.max()) for costs in stages) for base, stages in sums)
+    ends = [] if counted else _ends(table, precision, latency, name)
+    if ends:
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
     return CostRange(
-        name, low, float(np.median(values)), high, counted or bool(sums), _teacher(table, precision, latency, name)
+        name, low, float(np.median(values)), high, counted or bool(ends), _teacher(table, precision, latency, name)
     )
+
+
+def _num_within(
+    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str, limit: float
+) -> list[tuple[float, float]]:
+    """Certain bounds of the candidates within a budget, for each number of steps; empty where there are none."""
+    if name == "latency_ms" and latency is not None:
+        return [part.num_within(limit) for part in latency_sums(latency)]
+    return [count_within(stages, limit - base) for base, stages in _sums(table, precision, name)]
 
 
 def _teacher(table: CostTable, precision: Precision, latency: LatencyTable | None, name: str) -> float | None:
@@ -173,9 +156,8 @@ def budget_counts(
     for name, limit in budgets.items():
         meets = values[name] <= limit
         together &= meets
-        sums = [] if counted else _sums(table, precision, latency, name)
-        if sums:
-            bounds = [count_within(stages, limit - base) for base, stages in sums]
+        bounds = [] if counted else _num_within(table, precision, latency, name, limit)
+        if bounds:
             low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
             found.append(BudgetCount(name, limit, low, high, True, example(meets, {name: limit})))
         else:

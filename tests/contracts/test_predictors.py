@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_predictors.models import (
+    Additive,
     Ensemble,
     FittedModel,
     Gp,
@@ -26,6 +27,7 @@ from tests.latency_predictors.models.devices import Devices
 
 DEVICES = Devices(num_networks=60, num_sources=3, seed=20, noise=0.05)
 MODELS: dict[str, Callable[[], Model]] = {
+    "additive": Additive,
     "ensemble": lambda: Ensemble(prior=unlearned_prior(DEVICES.inputs)),
     "gp": lambda: Gp(prior=unlearned_prior(DEVICES.inputs)),
     "nnls kernels": Nnls,

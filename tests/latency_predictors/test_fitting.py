@@ -1,0 +1,188 @@
+"""From a spec sheet to all blocks: devices whose latency is known in closed form are found again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from latency_predictors.fitting import ProfileFacts, fit_profile
+from latency_predictors.kernel_tables import KernelTables
+from latency_predictors.models import Additive, Inputs
+from latency_predictors.profile import DeviceProfile
+from latency_predictors.spec_sheet import SpecSheet
+from latency_predictors.subject_names import BASE, option_subject
+from latency_predictors.training import Training
+from search_spaces.errors import UserError
+from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
+from tests.latency_predictors.made_up import kernel_tables, measurement
+
+FACTS = ProfileFacts(device="d", runtime="r", precision="float32", latent_size=8, num_tokens=5)
+#: ms per unit of each of made_up.KERNELS, and once per network.
+COST_MS, CONSTANT_MS = np.array([2e-4, 3e-4, 0.05, 1e-3]), 0.4
+SPEC = SpecSheet(macs_per_s=5e6, memory_bytes_per_s=4e6, bytes_per_element=4, operator_s=5e-5)
+
+
+@pytest.fixture(scope="module")
+def nanosd() -> SearchSpace:
+    return load_space("nanosd")
+
+
+@pytest.fixture(scope="module")
+def kernels(nanosd: SearchSpace) -> KernelTables:
+    return kernel_tables(nanosd)
+
+
+def truth(space: SearchSpace, kernels: KernelTables, matrix: np.ndarray) -> np.ndarray:
+    """Known rates times kernel sums, plus a constant."""
+    return kernels.of_candidates(space, matrix) @ COST_MS + CONSTANT_MS
+
+
+def training(
+    space: SearchSpace, kernels: KernelTables, num_nets: int, num_parts: int, noise: float = 0.0, seed: int = 0
+) -> Training:
+    """Random networks, and random parts, each measured alone at its share of the truth; log-normal noise."""
+    rng = np.random.default_rng(seed)
+    sums = {BASE: kernels.base} | {
+        option_subject(s, o): kernels.stages[s][i]
+        for s in space.stages
+        for i, o in enumerate(space.options[s])
+        if o != "none"
+    }
+    names = [list(sums)[i] for i in np.sort(rng.permutation(len(sums))[:num_parts])]
+    matrix = space.sample(rng, num_nets)
+    latency = truth(space, kernels, matrix) * rng.lognormal(0, noise, num_nets)
+    return Training(
+        parts={n: measurement(n, float(sums[n] @ COST_MS) * float(rng.lognormal(0, noise))) for n in names},
+        networks={space.decode(r).id: measurement("n", float(ms)) for r, ms in zip(matrix, latency, strict=True)},
+    )
+
+
+def error_pct(profile: DeviceProfile, space: SearchSpace, kernels: KernelTables) -> np.ndarray:
+    matrix = space.sample(np.random.default_rng(99), 300)
+    return 100 * np.abs(profile.latency_ms(space, matrix) / truth(space, kernels, matrix) - 1)
+
+
+def test_every_step_of_the_ladder_names_itself_and_knows_more(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    steps = {
+        "spec_sheet": Training(),
+        "anchor": training(nanosd, kernels, 1, 0),
+        "networks": training(nanosd, kernels, 12, 0),
+        "some_blocks": training(nanosd, kernels, 12, 18),
+        "blocks": training(nanosd, kernels, 12, 37),
+    }
+    errors = {}
+    for name, known in steps.items():
+        profile = fit_profile(nanosd, kernels, known, FACTS, spec=SPEC)
+        assert profile.information == name
+        assert (profile.num_parts, profile.num_networks) == (len(known.parts), len(known.networks))
+        assert profile.training_sha256 == known.sha256 and profile.training == known
+        assert (profile.option_ms("E1", "RARA") or 0) > 0 and profile.option_ms("deep", "none") == 0
+        found = profile.predict(nanosd, nanosd.sample(np.random.default_rng(1), 20))
+        assert (found.low_ms < found.latency_ms).all() and (found.latency_ms < found.high_ms).all()
+        assert found.extrapolates.all() == (name in ("spec_sheet", "anchor"))
+        errors[name] = float(np.median(error_pct(profile, nanosd, kernels)))
+    values = list(errors.values())
+    assert values == sorted(values, reverse=True), errors
+    assert errors["networks"] < 2 and errors["blocks"] < 1e-3, errors
+
+
+def test_a_spec_sheet_is_every_kernel_at_its_rate(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    profile = fit_profile(nanosd, kernels, Training(), FACTS, spec=SPEC)
+    matrix = nanosd.sample(np.random.default_rng(0), 50)
+    sums = kernels.of_candidates(nanosd, matrix)
+    # 5e6 MAC/s are 2e-4 ms a MAC; 1e6 elements/s are 1e-3 ms an element; 5e-5 s an operator.
+    wanted = sums @ np.array([2e-4, 2e-4, 0.05, 1e-3])
+    assert profile.latency_ms(nanosd, matrix) == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(UserError, match="no rate for kernel sum 'watts'"):
+        SPEC.rates_per_ms(("watts",))
+
+
+def test_unmeasured_parts_are_estimated_from_measured_ones(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    known = training(nanosd, kernels, 12, 25)
+    profile = fit_profile(nanosd, kernels, known, FACTS)
+    for stage in ("E1", "D3", "D1"):
+        for row, option in enumerate(nanosd.options[stage]):
+            part = profile.options[stage][option]
+            assert (part.timing is None) == (option_subject(stage, option) not in known.parts)
+            assert part.latency_ms == pytest.approx(float(kernels.stages[stage][row] @ COST_MS), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("num_nets", "noise"), [(10, 0.03), (20, 0.03), (40, 0.03), (20, 0.05), (60, 0.06), (80, 0.02)]
+)
+def test_intervals_cover_nine_in_ten(num_nets: int, noise: float) -> None:
+    """Of networks that are 0.8 sums + 0.3 ms times noise of known sd, over 60 seeded devices."""
+    covered = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        sums = rng.uniform(1, 4, num_nets + 50)
+        measured = (0.3 + 0.8 * sums) * rng.lognormal(0, noise, len(sums))
+        inputs = Inputs(sums[:, None], ("k",), sources=sums[:, None])
+        fitted = Additive().fit(inputs.rows(slice(num_nets)), measured[:num_nets])
+        found = fitted.predict(inputs.rows(slice(num_nets, None)))
+        covered.append(np.mean((found.low_ms <= measured[num_nets:]) & (measured[num_nets:] <= found.high_ms)))
+    assert 0.85 <= np.mean(covered) <= 0.97, np.mean(covered)
+
+
+def test_what_does_not_repeat_widens_the_interval() -> None:
+    sums = np.linspace(1, 4, 10)
+    inputs = Inputs(sums[:, None], ("k",), sources=sums[:, None])
+    widths = [Additive(noise_log_std=n).fit(inputs, sums).log_std for n in (0.0, 0.03, 0.1)]
+    assert widths == sorted(widths) and widths[2] > 2 * widths[0]
+
+
+def test_a_power_law_is_found_where_there_is_one() -> None:
+    sums = np.linspace(1, 50, 12)
+    inputs = Inputs(np.ones((12, 1)), ("k",), sources=sums[:, None])
+    fitted = Additive().fit(inputs, 0.7 * sums**0.9)
+    assert (fitted.exponent, fitted.power_weight) == (pytest.approx(0.9), pytest.approx(1, abs=1e-6))
+    assert fitted.predict(inputs).latency_ms == pytest.approx(0.7 * sums**0.9, rel=1e-6)
+    limit_ms = float(fitted.of_sums(np.array([20.0]))[0])
+    assert fitted.largest_sum_ms(limit_ms, 1.0, 50.0) == pytest.approx(20.0, rel=1e-12)
+    assert fitted.largest_sum_ms(1e9, 1.0, 50.0) == 50.0
+
+
+def test_another_device_helps_where_little_was_measured(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    source = fit_profile(nanosd, kernels, training(nanosd, kernels, 12, 37), FACTS)
+    few = training(nanosd, kernels, 3, 0, seed=4)
+    table = source.tabulate(None, nanosd, 8, 5)
+    alone = fit_profile(nanosd, kernels, few, FACTS)
+    helped = fit_profile(nanosd, kernels, few, FACTS, sources={"like it": table})
+    assert [s.device for s in helped.sources] == ["like it"]
+    assert np.median(error_pct(helped, nanosd, kernels)) < 0.5 * np.median(error_pct(alone, nanosd, kernels))
+    with pytest.raises(UserError, match="tabulate it for that"):
+        fit_profile(
+            load_space("toy"), kernel_tables(load_space("toy")), Training(), FACTS, sources={"x": table}, spec=SPEC
+        )
+
+
+def test_held_out_networks_are_judged_unseen(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    known = training(nanosd, kernels, 20, 37, noise=0.02)
+    ids = list(known.networks)
+    profile = fit_profile(nanosd, kernels, known, FACTS, held_out=ids[12:])
+    assert [c.candidate for c in profile.fitted] == ids[:12]
+    assert [c.candidate for c in profile.validation] == ids[12:]
+    judged = profile.judgement
+    assert judged is not None and (judged.how, judged.num) == ("unseen", 8)
+    errors = [abs(c.error_pct) for c in profile.validation]
+    assert judged.median_error_pct == pytest.approx(np.median(errors))
+    assert judged.p90_error_pct == pytest.approx(np.percentile(errors, 90))
+    inside = [c.low_ms <= c.measured_ms <= c.high_ms for c in profile.validation]
+    assert judged.coverage90 == pytest.approx(np.mean(inside))
+    without = fit_profile(nanosd, kernels, known, FACTS)
+    assert without.judgement is not None and (without.judgement.how, without.judgement.num) == ("leave_one_out", 20)
+
+
+def test_what_cannot_be_fitted(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    with pytest.raises(UserError, match="nothing to fit"):
+        fit_profile(nanosd, kernels, Training(), FACTS)
+    with pytest.raises(UserError, match="timing of 'E9/R': no part of search space 'nanosd'"):
+        fit_profile(nanosd, kernels, Training(parts={"E9/R": measurement("E9/R", 1.0)}), FACTS)
+    with pytest.raises(UserError, match="legal is one per stage"):
+        fit_profile(nanosd, kernels, Training(networks={"R-R": measurement("R-R", 1.0)}), FACTS)
+    with pytest.raises(UserError, match="was not measured"):
+        fit_profile(nanosd, kernels, training(nanosd, kernels, 3, 0), FACTS, held_out=["R-R-R-none-R-R-R@3"])
+    with pytest.raises(UserError, match="kernel sums of"):
+        fewer = SearchSpace(name="fewer", options=nanosd.options | {"E1": ("R", "RR")})
+        fit_profile(fewer, kernels, Training(), FACTS, spec=SPEC)
