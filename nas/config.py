@@ -50,8 +50,8 @@ class Calibration(Section):
 
     profile: str | None = Field(
         None,
-        description="a device profile (JSON) made before by `nanosd calibrate`, or a shipped NPU profile by name such as "
-        "`sm8750-w8a16`; null measures on this machine",
+        description="a device profile (JSON) made before by `nanosd calibrate`, or a shipped NPU profile by name such "
+        "as `sm8750-w8a16`; null measures on this machine",
     )
     threads: int = Field(1, ge=1, le=1024, description="onnxruntime threads")
     warm_up: int = Field(3, ge=1, le=10_000, description="runs of each graph that are not counted")
