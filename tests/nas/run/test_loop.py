@@ -219,7 +219,7 @@ def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: Kille
 def test_a_nan_in_the_profile_is_refused_with_its_field(killed_run: KilledRun, tmp_path: Path) -> None:
     text = RunDirectory(killed_run[0]).profile.read_text()
     profile = tmp_path / "profile.json"
-    measured = json.loads(text)["base"]["median_ms"]
+    measured = json.loads(text)["base"]["timing"]["median_ms"]
     profile.write_text(text.replace(f'"median_ms": {measured}', '"median_ms": NaN', 1))
     assert "NaN" in profile.read_text()
     space = RunDirectory(killed_run[0]).recipe().space
