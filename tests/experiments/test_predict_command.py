@@ -58,7 +58,7 @@ def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([OTHER, "--space", "nanosd"], "option 'RARA_w0.5' of stage E1 is not in search space 'nanosd'"),
+        ([OTHER, "--space", "nanosd"], "option 'RA' of stage E1 was not calibrated (there are RARA, RARA_w0.5)"),
         (
             [README_EXAMPLE.replace("RARARA", "RRR")],
             "option 'RRR' of stage D3 is not in search space 'own'; legal are RARARA",
@@ -66,7 +66,7 @@ def test_a_profile_predicts_the_candidates_of_its_own_space(profile: Path, capsy
         (["R-R"], "candidate 'R-R' has 2 options; legal is one per stage E1-E2-E3-deep-D3-D2-D1"),
         (
             [README_EXAMPLE, "--space", "nanosd-joint"],
-            "has 7 options; legal is one per stage E1-E2-E3-deep-D3-D2",
+            "calibrated stages are E1 E2 E3 deep D3 D2 D1, search space 'nanosd-joint' has",
         ),
     ],
 )

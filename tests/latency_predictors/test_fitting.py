@@ -151,10 +151,10 @@ def test_another_device_helps_where_little_was_measured(nanosd: SearchSpace, ker
     helped = fit_profile(nanosd, kernels, few, FACTS, sources={"like it": table})
     assert [s.device for s in helped.sources] == ["like it"]
     assert np.median(error_pct(helped, nanosd, kernels)) < 0.5 * np.median(error_pct(alone, nanosd, kernels))
+    fewer = SearchSpace(name="fewer", options=nanosd.options | {"E1": ("R", "RR")})
+    own = kernel_tables(fewer)
     with pytest.raises(UserError, match="tabulate it for that"):
-        fit_profile(
-            load_space("toy"), kernel_tables(load_space("toy")), Training(), FACTS, sources={"x": table}, spec=SPEC
-        )
+        fit_profile(fewer, own, training(fewer, own, 3, 0), FACTS, sources={"x": table})
 
 
 def test_held_out_networks_are_judged_unseen(nanosd: SearchSpace, kernels: KernelTables) -> None:
