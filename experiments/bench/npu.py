@@ -10,9 +10,9 @@ all Stable Diffusion and ControlNet networks of the target (U-Nets, ControlNet, 
 runtime path); the sources' figures of the same networks are known. Nothing about the target's other rows enters, not
 even its scale. Interval widths come from the sources, each held out in turn.
 
-Left out of what may be measured: networks whose runtime paths contradict each other more than twofold on the median
-source, since what they measure is the toolchain. Left out everywhere, and listed: figures more than twice slower than
-the same graph on the same device and path.
+Left out of what may be measured: networks that another runtime path runs more than twice as fast on the median source,
+since what they measure is the toolchain. Left out everywhere, and listed: figures more than twice slower than the same
+graph on the same device and path.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class Task:
         known = np.isfinite(log_ms[:, others]).sum(axis=1)
         diffusion = np.array([network.is_diffusion for network in table.networks])
         asked = np.isfinite(log_ms[:, column]) & (known >= min(_MIN_SOURCES, len(others)))
-        kept = asked & (diffusion | ~table.contradictory(others))
+        kept = asked & (diffusion | ~table.superseded(others))
         self.networks = [network for network, keep in zip(table.networks, kept, strict=True) if keep]
         self.target: Floats = log_ms[kept, column]
         self.queries = np.flatnonzero(diffusion[kept])
         self.pool = [int(i) for i in np.flatnonzero(~diffusion[kept])]
-        self.sources = Sources.of(log_ms[np.ix_(kept, others)], [network.path for network in self.networks])
+        paths = [network.path for network in self.networks]
+        self.sources = Sources.of(log_ms[np.ix_(kept, others)], paths, self.queries)
 
     def predict(self, measured: Sequence[int]) -> LogPrediction:
         """Of the queries."""

@@ -87,15 +87,34 @@ class LatencyTable:
     def contradictory(self, columns: Sequence[int]) -> NDArray[np.bool_]:
         """Networks (N,) whose runtime paths differ more than twofold on the median of these devices."""
         log_ms = np.log(self.latency_ms[:, list(columns)])
-        groups: dict[tuple[str, str], list[int]] = {}
-        for row, network in enumerate(self.networks):
-            groups.setdefault((network.architecture, network.precision), []).append(row)
         found = np.zeros(len(self.networks), dtype=bool)
-        for rows in groups.values():
+        for rows in self._by_graph():
             both = log_ms[rows][:, np.isfinite(log_ms[rows]).sum(axis=0) > 1]
             if both.size:
                 found[rows] = np.median(np.nanmax(both, axis=0) - np.nanmin(both, axis=0)) > np.log(SLOWER)
         return found
+
+    def superseded(self, columns: Sequence[int]) -> NDArray[np.bool_]:
+        """Networks (N,) that another runtime path runs more than twice as fast on the median of these devices.
+
+        As with repeated runs the fastest is believed: what slows the other is the toolchain, not the network.
+        """
+        log_ms = np.log(self.latency_ms[:, list(columns)])
+        found = np.zeros(len(self.networks), dtype=bool)
+        for rows in self._by_graph():
+            for row in rows:
+                for other in rows:
+                    slower = log_ms[row] - log_ms[other]
+                    slower = slower[np.isfinite(slower)]
+                    found[row] |= bool(slower.size and np.median(slower) > np.log(SLOWER))
+        return found
+
+    def _by_graph(self) -> list[list[int]]:
+        """Rows of one component at one precision, by all its runtime paths."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for row, network in enumerate(self.networks):
+            groups.setdefault((network.architecture, network.precision), []).append(row)
+        return list(groups.values())
 
 
 def read_latency_table(path: Path, precisions: Sequence[str] = ("w8a16",)) -> LatencyTable:

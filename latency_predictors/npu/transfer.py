@@ -5,14 +5,19 @@ few patterns that the other devices show too. Two Bayesian linear models express
 because public measurements hold gross errors (one device has rows four times too slow):
 
 * *contrasts*: level of the network over all sources + offset + size + weights on every source's deviation from that
-  level + an effect of the runtime path;
-* *nearest source*: one source's own latency + offset + size, averaged over the sources by evidence.
+  level + an effect of the runtime path + one of compilation ahead of time;
+* *nearest source*: one source's own latency + offset + size + compilation ahead of time, averaged over the sources by
+  evidence.
 
-Size is a line and a smooth deviation from it; networks below 12 ms are taken as noisier, since what overhead
-decides says little about large ones.
+A source that has hardly any of the networks asked for tells their level only: what it would deviate there is filled
+in, shrunk towards nothing, and a weight learned where it was measured would carry nothing over.
+
+A device is of the sources' class, near them in offset and slope, or of another: one measurement far off says so. Size
+is a line and a smooth deviation from it; networks below 12 ms are taken as noisier, since what overhead decides says
+little about large ones.
 
 Each is averaged over its hyperparameters by evidence (Laplace's approximation), the two by geometric mean. Intervals
-are scaled by what 90 % would have needed on the sources, each held out in turn.
+are scaled by the errors on the sources, each held out in turn: an error shared by a device, and one of each network.
 """
 
 from __future__ import annotations
@@ -29,19 +34,23 @@ from scipy.stats import t as student_t
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_DEGREES = 3.0  # of freedom of the noise: heavy enough that one row four times too slow moves little
-_OFFSET_SD = 2.0  # devices are up to e^2 apart
+_DEGREES = 2.0  # of freedom of the noise: heavy enough that rows four times too slow move little
 _NOISE_SDS = (0.04, 0.08, 0.16)  # rows of one device scatter by 4 to 16 % around another's
-_SLOPE_SDS = (0.03, 0.3)  # per unit of log latency: devices of one class, of different classes
+# Of the offset, and of the slope per unit of log latency: devices of the sources' class, of another.
+_CLASSES = ((0.7, 0.03), (2.0, 0.3))
 _CONTRAST_SDS = (0.2, 0.5)
 _PATH_SD = 0.05
+_AHEAD = ("qnn_context_binary", "precompiled_qnn_onnx")  # compiled before they reach the device; others are on it
+_AHEAD_SD = 0.08  # on some devices one way of compiling is faster than on others
+_LEAST_ASKED = 0.3  # share of the networks asked for that a source needs for its deviations to count
 _RANK, _SHRINKAGE = 3, 0.3  # of the patterns that fill in what a source lacks
 _GROSS = 1.2  # log latency: a deviation of threefold is an error or another class of device
 _CENTRE = 2.5  # log ms where the size term is zero; the networks asked for lie above
-_SMALL_NOISE = 1.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
+_SMALL_NOISE = 2.0  # below it the noise grows by this share per unit: what overhead decides says little about the rest
 _BUMP_SD, _BUMP_WIDTH = 0.03, 1.5  # of a smooth deviation from the line in size
 _BUMP_CENTRES = np.arange(-1.0, 7.0)
-_CHOICE_SD = 0.07  # of the noise, where measurements are chosen
+# Where measurements are chosen: for several sizes of the contrasts at once; for any one the choice hangs on chance.
+_CHOICE_CLASS, _CHOICE_SD, _CHOICE_CONTRAST_SDS = (2.0, 0.1), 0.07, (0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -50,17 +59,25 @@ class Sources:
 
     Attributes:
         level: (N,) median over the sources.
-        contrasts: (N, S) deviation of each source from it; filled in where a source has no figure.
+        contrasts: (N, C) deviation from it of each source that has networks asked for; filled in where it lacks others.
         paths: (N, P) indicators of the runtime path.
+        ahead: (N, 1) indicator of compilation ahead of time.
     """
 
     level: Floats
     contrasts: Floats
     paths: Floats
+    ahead: Floats
 
     @classmethod
-    def of(cls, log_ms: Floats, paths: Sequence[str]) -> Sources:
-        """From log latencies (N, S), NaN where missing; every row needs at least one."""
+    def of(cls, log_ms: Floats, paths: Sequence[str], queries: Sequence[int] | Ints = ()) -> Sources:
+        """From log latencies (N, S), NaN where missing; every row needs at least one.
+
+        Args:
+            log_ms: of the sources.
+            paths: (N,) runtime paths.
+            queries: rows asked for, if known: sources that have less than 0.3 of them keep no contrast.
+        """
         offset = np.zeros(log_ms.shape[1])
         for _ in range(20):
             level = np.nanmedian(log_ms - offset, axis=1)
@@ -70,7 +87,12 @@ class Sources:
         contrasts = log_ms - level[:, None] - offset
         contrasts = np.where(np.abs(contrasts) > _GROSS, np.nan, contrasts)
         names = sorted(set(paths))
-        return cls(level, _fill(contrasts), np.array([[path == name for name in names] for path in paths], float))
+        indicators = np.array([[path == name for name in names] for path in paths], float)
+        ahead = np.array([[path in _AHEAD] for path in paths], float)
+        filled = _fill(contrasts)
+        if len(queries):
+            filled = filled[:, np.isfinite(log_ms[queries]).mean(axis=0) >= _LEAST_ASKED]
+        return cls(level, filled, indicators, ahead)
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,7 @@ def predict(sources: Sources, measured: Ints, log_ms: Floats) -> LogPrediction:
         log_ms: their log latencies there.
     """
     families = [_contrast_models(sources), _nearest_models(sources)]
-    parts = [_averaged(models, measured, log_ms) for models in families]
+    parts = [_averaged(models, measured, log_ms) for models in families if models]
     mean = np.mean([part.mean for part in parts], axis=0)
     spread = np.mean([part.sd**2 + (part.mean - mean) ** 2 for part in parts], axis=0)
     return LogPrediction(mean, np.sqrt(spread))
@@ -107,6 +129,8 @@ def predict(sources: Sources, measured: Ints, log_ms: Floats) -> LogPrediction:
 
 def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int) -> list[int]:
     """Greedy choice of the rows whose measurement leaves the least variance at the rows asked for.
+
+    The share of the variance that is left, averaged over several sizes of the contrasts.
 
     Args:
         sources: all networks.
@@ -121,53 +145,78 @@ def choose(sources: Sources, candidates: Sequence[int], queries: Ints, num: int)
     2008, section 3).
     """
     # All networks count as equally noisy here: small ones, which predict worse, show how a device differs in slope.
-    design = _contrast_model(sources, slope_sd=0.1, contrast_sd=0.2, noise_sd=_CHOICE_SD).design
-    covariance = design @ design.T
+    designs = [
+        _contrast_model(sources, _CHOICE_CLASS, contrast_sd=sd, noise_sd=0.0).design for sd in _CHOICE_CONTRAST_SDS
+    ]
+    covariances = [design @ design.T for design in designs]
+    unknown = [float(covariance[queries, queries].sum()) for covariance in covariances]
     chosen: list[int] = []
     while len(chosen) < min(num, len(candidates)):
         left = np.array([row for row in candidates if row not in chosen], dtype=np.int64)
-        gain = (covariance[np.ix_(queries, left)] ** 2).sum(axis=0) / (covariance[left, left] + _CHOICE_SD**2)
-        best = int(left[np.argmax(gain)])
+        gains = [
+            (covariance[np.ix_(queries, left)] ** 2).sum(axis=0) / (covariance[left, left] + _CHOICE_SD**2) / total
+            for covariance, total in zip(covariances, unknown, strict=True)
+        ]
+        best = int(left[np.argmax(np.sum(gains, axis=0))])
         chosen.append(best)
-        covariance = covariance - np.outer(covariance[:, best], covariance[best]) / (
-            covariance[best, best] + _CHOICE_SD**2
-        )
+        covariances = [
+            covariance - np.outer(covariance[:, best], covariance[best]) / (covariance[best, best] + _CHOICE_SD**2)
+            for covariance in covariances
+        ]
     return chosen
 
 
 def interval_scale(deviations: Sequence[Floats]) -> float:
     """Factor on predicted standard deviations for 90 % intervals on a new device.
 
+    Errors on one device are nearly one error, so that rows of a device are not exchangeable, but devices are. A
+    deviation is taken as the sum of an effect of its device, ~ N(0, a), and one of its row, ~ N(0, b); a and b by
+    moments over the devices. A new device's deviation then has variance a (1 + 1 / D) + b, known from D devices:
+    Student t with D - 1 degrees of freedom (a little too wide, since b is known from more than D errors).
+
     Args:
-        deviations: per held-out source its errors divided by their predicted standard deviations. Errors on one
-            device are nearly one error, so that devices are what is exchangeable: the factor is the largest that
-            90 % of the rows of any source needed (conformal over devices; with D of them a new one needs more
-            with probability 1 / (D + 1)). Without sources it is 1.
+        deviations: per held-out source its errors divided by their predicted standard deviations.
+
+    Returns:
+        The factor; 1 with fewer than two sources, from which no spread between devices can be told.
+
+    Source: random effects model (Searle, Casella and McCulloch, Variance Components, 1992, section 3.6).
     """
-    return max((float(np.quantile(np.abs(z), 0.9)) / float(norm.ppf(0.95)) for z in deviations), default=1.0)
+    rows = [np.asarray(z, float) for z in deviations if len(z) > 1]
+    if len(rows) < 2:
+        return 1.0
+    within = float(np.mean([z.var(ddof=1) for z in rows]))
+    # The devices' effects have mean zero: what all sources were off by in common is an error like any other.
+    between = max(0.0, float(np.mean([z.mean() ** 2 - within / len(z) for z in rows])))
+    variance = between * (1 + 1 / len(rows)) + within
+    return float(np.sqrt(variance) * student_t.ppf(0.95, len(rows) - 1) / norm.ppf(0.95))
 
 
-def _contrast_model(sources: Sources, slope_sd: float, contrast_sd: float, noise_sd: float) -> _Model:
-    columns = [_size_design(sources, slope_sd), sources.contrasts * contrast_sd, sources.paths * _PATH_SD]
-    return _Model(sources.level, np.hstack(columns), _noise(sources, noise_sd))
+def _contrast_model(sources: Sources, class_sds: tuple[float, float], contrast_sd: float, noise_sd: float) -> _Model:
+    columns = [_size_design(sources, *class_sds), sources.contrasts * contrast_sd, sources.paths * _PATH_SD]
+    return _Model(sources.level, np.hstack([*columns, sources.ahead * _AHEAD_SD]), _noise(sources, noise_sd))
 
 
 def _contrast_models(sources: Sources) -> list[_Model]:
-    return [_contrast_model(sources, *sds) for sds in product(_SLOPE_SDS, _CONTRAST_SDS, _NOISE_SDS)]
+    return [_contrast_model(sources, *sds) for sds in product(_CLASSES, _CONTRAST_SDS, _NOISE_SDS)]
 
 
 def _nearest_models(sources: Sources) -> list[_Model]:
     return [
-        _Model(sources.level + contrast, _size_design(sources, slope_sd), _noise(sources, noise_sd))
-        for contrast, slope_sd, noise_sd in product(sources.contrasts.T, _SLOPE_SDS, _NOISE_SDS)
+        _Model(
+            sources.level + contrast,
+            np.hstack([_size_design(sources, *class_sds), sources.ahead * _AHEAD_SD]),
+            _noise(sources, noise_sd),
+        )
+        for contrast, class_sds, noise_sd in product(sources.contrasts.T, _CLASSES, _NOISE_SDS)
     ]
 
 
-def _size_design(sources: Sources, slope_sd: float) -> Floats:
+def _size_design(sources: Sources, offset_sd: float, slope_sd: float) -> Floats:
     """Offset, line in size, and bumps along it."""
     size = sources.level - _CENTRE
     bumps = np.exp(-0.5 * ((sources.level[:, None] - _BUMP_CENTRES) / _BUMP_WIDTH) ** 2)
-    return np.hstack([np.full((len(size), 1), _OFFSET_SD), size[:, None] * slope_sd, bumps * _BUMP_SD])
+    return np.hstack([np.full((len(size), 1), offset_sd), size[:, None] * slope_sd, bumps * _BUMP_SD])
 
 
 def _noise(sources: Sources, noise_sd: float) -> Floats:

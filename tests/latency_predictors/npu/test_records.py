@@ -62,6 +62,19 @@ def test_paths_that_differ_more_than_twofold_contradict(tmp_path):
     assert {n.model for n, bad in zip(table.networks, table.contradictory([0]), strict=True) if bad} == {"a"}
 
 
+def test_of_paths_that_differ_more_than_twofold_the_slow_one_is_superseded(tmp_path):
+    rows = [row("a", "x", 1), row("a", "x", 2.1, path="onnx"), row("b", "x", 1), row("b", "x", 1.9, path="onnx")]
+    rows += [row("a", "y", 3), row("a", "y", 2, path="onnx"), row("a", "z", 1), row("a", "z", 9, path="onnx")]
+    table = read_latency_table(write(tmp_path, *rows))
+
+    def slow(*devices):
+        found = table.superseded([table.column(device) for device in devices])
+        return {(n.model, n.path) for n, bad in zip(table.networks, found, strict=True) if bad}
+
+    assert slow("x") == slow("x", "y", "z") == {("a", "onnx")}
+    assert slow("y") == set()
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [
