@@ -95,6 +95,9 @@ def calibration(run: RunData) -> str:
     said = "No U-Net was kept out of the fit" + (f": {device.error}." if device.error else ".")
     if errors:
         said = f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
+    if device.p90_error_pct is not None and errors:
+        said += f" 90th percentile {percent(device.p90_error_pct)}"
+        said += "." if device.spearman is None else f", Spearman {device.spearman:.3f}."
     if device.coverage90 is not None:
         said += f" 90 % intervals hold {percent(100 * device.coverage90)} of the measurements."
     listing = [

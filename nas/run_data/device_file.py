@@ -36,6 +36,8 @@ def read_device(path: Path) -> Device:
         error=unseen_error(judged["median_error_pct"], judged["p90_error_pct"], judged["num"], judged["how"])
         if judged
         else "",
+        p90_error_pct=number(judged.get("p90_error_pct")),
+        spearman=number(judged.get("spearman")),
         coverage90=number(judged.get("coverage90")),
     )
 

@@ -64,7 +64,8 @@ class Device:
     Attributes:
         fitted_from: what it was fitted from, a key of `nas.latency.SOURCES`; None in profiles of the first format.
         error: its error on networks that it did not see, as a sentence; empty where it says none.
-        coverage90: share (0 to 1) of these networks within their 90 % interval.
+        p90_error_pct, spearman, coverage90: over these networks the 90th percentile of the absolute error, the rank
+            correlation, and the share (0 to 1) within their 90 % interval.
         notes: what else it says of itself.
         published: (what, published ms, predicted ms) of figures of others that it never saw.
     """
@@ -77,6 +78,8 @@ class Device:
     points: tuple[LatencyPoint, ...]
     fitted_from: str | None = None
     error: str = ""
+    p90_error_pct: float | None = None
+    spearman: float | None = None
     coverage90: float | None = None
     notes: tuple[str, ...] = ()
     published: tuple[tuple[str, float, float], ...] = ()
