@@ -129,16 +129,16 @@ def _frame(table: "LatencyTable", ids: Any, matrix: "Indices") -> Any:
     """The Arrow table of predictions."""
     import pyarrow
 
-    from search_spaces.id_columns import id_column
+    from search_spaces.id_columns import arrow_column, id_column
 
     found = table.predict(matrix)
     return pyarrow.table(
         {
             "candidate": id_column(table.space, matrix) if ids is None else ids,
-            "latency_ms": found.latency_ms,
-            "low_ms": found.low_ms,
-            "high_ms": found.high_ms,
-            "extrapolates": found.extrapolates,
+            "latency_ms": arrow_column(found.latency_ms),
+            "low_ms": arrow_column(found.low_ms),
+            "high_ms": arrow_column(found.high_ms),
+            "extrapolates": arrow_column(found.extrapolates),
         }
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -37,13 +39,36 @@ def read_ids(text: bytes, space: SearchSpace, source: str) -> tuple[Any, Indices
 
 def id_column(space: SearchSpace, matrix: Indices) -> Any:
     """Ids (N,) of an index matrix (N, decisions), as an Arrow array of strings."""
-    import pyarrow
     import pyarrow.compute
 
     rows = space.stage_rows(matrix)
-    names = [pyarrow.array(space.options[stage]) for stage in space.stages]
-    columns = [options.take(pyarrow.array(rows[:, column])) for column, options in enumerate(names)]
+    names = [_text_column(space.options[stage]) for stage in space.stages]
+    columns = [options.take(arrow_column(rows[:, column])) for column, options in enumerate(names)]
     return pyarrow.compute.binary_join_element_wise(*columns, _SEPARATOR)
+
+
+def arrow_column(values: NDArray[Any]) -> Any:
+    """A numpy array (N,) of float64, int64 or bool as an Arrow array.
+
+    Not by ``pyarrow.array``, which imports pandas to look whether it was given something of its: half a second.
+    """
+    import pyarrow
+
+    is_bool = values.dtype == bool
+    data = np.packbits(values, bitorder="little") if is_bool else np.ascontiguousarray(values)
+    kind = pyarrow.bool_() if is_bool else {"f": pyarrow.float64(), "i": pyarrow.int64()}[values.dtype.kind]
+    assert is_bool or data.itemsize == 8
+    return pyarrow.Array.from_buffers(kind, len(values), [None, pyarrow.py_buffer(data)])
+
+
+def _text_column(texts: Sequence[str]) -> Any:
+    """Strings as an Arrow array, without pandas."""
+    import pyarrow
+
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(encoded))]
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(encoded), buffers)
 
 
 def _lines(text: bytes) -> Any | None:

@@ -50,7 +50,7 @@ class Additive(BaseModel):
     power: whether the power law takes part.
     least_ms: smallest sum that will be asked for; a line that makes its latency zero or less, or the scale negative, is
         replaced by the one with non-negative coefficients. By default that of the measured networks.
-    noise_log_std: repeatability of a network's latency, which no fit can be better than; part of the default of
+    noise_log_std: repeatability of a network's latency, which no fit can be better than; widens the default prior.
     prior_log_std, prior_count: see :class:`FittedAdditive`; the first is by default chosen by the networks' spread.
 
     Tried on four recorded calibrations (toy teacher with 1 and 2 threads and at W8A8, an SD-shaped U-Net), the
