@@ -38,12 +38,14 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 
 def load(run: RunContext, progress: Progress) -> None:
-    """Load the teacher and check the space against it, counting costs; nothing is written."""
+    """Load the teacher, check space and given profile against it, count costs; nothing is written."""
     with progress.phase("load", 2) as phase:
         _ = run.space
         _ = run.teacher
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
+        if run.recipe.calibration.profile is not None:
+            given_profile(run, run.recipe.calibration.profile)
         phase.advance(candidates=run.space.num_candidates)
 
 
@@ -80,11 +82,12 @@ def given_profile(run: RunContext, name_or_path: str) -> DeviceProfile | NpuProf
     Raises:
         UserError: it cannot be read, or is of another space, teacher or size.
     """
+    from latency_predictors.profile import DeviceProfile
     from latency_predictors.profile_file import load_profile
-    from nas.latency import latency_table
 
     given = load_profile(name_or_path)
-    latency_table(given, run.space, run.recipe.teacher, run.teacher.key, run.teacher.latent_size)
+    if isinstance(given, DeviceProfile):  # an NPU profile takes whatever space its teacher takes
+        given.check(run.space, run.teacher.key, run.teacher.latent_size)
     return given
 
 

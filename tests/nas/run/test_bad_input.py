@@ -35,6 +35,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         (("--set", "search.workers=0"), "search.workers"),
         (("--set", "space=nanosdd"), "unknown search space 'nanosdd'"),
         (("--config", "no-such.yaml"), "cannot be read"),
+        (("--set", "calibration.profile=sm9999"), "give a file, or one of qcs8550-w8a16"),
     ],
 )
 def test_wrong_arguments(
