@@ -15,6 +15,7 @@ from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
+from experiments.retarget_command import retarget
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
@@ -165,6 +166,7 @@ app.command()(predict)
 app.command()(build)
 app.command()(calibrate)
 app.command()(measure)
+app.command()(retarget)
 
 
 @teacher_app.command("random")

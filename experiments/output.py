@@ -17,6 +17,7 @@ _CLOSING = {
     "num_params": "parameters",
     "num_macs": "MACs",
     "predicted_ms": "predicted ms",
+    "target_ms": "predicted there ms",
     "measured_ms": "measured ms",
     "measured.median_ms": "measured ms",
     "speed_up": "speed-up",
@@ -102,6 +103,9 @@ def print_closing(run_dir: Path) -> list[dict[str, Any]]:
     """Print the closing table of a finished run and where its report lies; return the table's rows."""
     rows = read_closing(run_dir)
     print_rows([{**row, "pick": row.get("pick", row.get("name"))} for row in rows], _CLOSING)
+    target = next((row["target_device"] for row in rows if row.get("target_device")), None)
+    if target is not None:
+        print(f"there: {target}, predicted; latency and speed-up are measured on this machine")
     floor = next((row["tafid_floor"] for row in rows if row.get("tafid_floor") is not None), None)
     if floor is not None:
         print(f"taFID of the teacher against itself, from other noise: {floor:.3g} (the floor of unpaired samples)")

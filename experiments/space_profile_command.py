@@ -19,13 +19,18 @@ _PRECISIONS = {
     "w8a16": Precision.W8A16,
     "w8a8": Precision.W8A8,
 }
+# Also those of costs themselves, which NPU profiles use.
+_PRECISIONS |= {precision.value: precision for precision in Precision}
 MaxOf = typer.Option(min=0, help="Count the candidates with at most this.")
 
 
 def profile(
     space: Annotated[str, typer.Argument(help="Search-space preset or YAML file.")] = "nanosd",
     teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
-    device: Annotated[Path | None, typer.Option(help="Device profile (JSON): adds predicted latency.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device profile (JSON), or a shipped one such as sm8750-w8a16: adds predicted latency."),
+    ] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="For bytes; without it the device profile's, or w8a16.")
     ] = None,
@@ -51,11 +56,12 @@ def profile(
     from nas.quiet import quiet
 
     quiet()
-    from latency_predictors.profile import DeviceProfile
+    from nas.latency import DeviceLatency, device_facts
     from nas.report.space_page import (
         between,
         budget_title,
         candidates_within,
+        latency_sentences,
         looked_at,
         share_within,
         title,
@@ -67,7 +73,7 @@ def profile(
     from search_spaces.costs import CostTable
     from search_spaces.space_file import load_space
 
-    chosen, device_profile = load_space(space), None if device is None else DeviceProfile.load(device)
+    chosen = load_space(space)
     unet, vae = load_shapes(teacher)
     size = latent_size or unet.config.sample_size
     if isinstance(size, list):
@@ -77,24 +83,35 @@ def profile(
             f"teacher {teacher!r}: sample_size {size!r} of its U-Net is no latent size; give one with --latent-size"
         )
     tokens = num_tokens or num_text_tokens(teacher)
-    if device_profile is not None:
-        measured = _PRECISIONS.get(device_profile.precision)
+    latency = None
+    if device is not None:
+        from latency_predictors.profile import DeviceProfile
+        from latency_predictors.profile_file import load_profile
+
+        found_profile = load_profile(device)
+        measured = _PRECISIONS.get(found_profile.precision)
         if measured is None:
             raise UserError(
-                f"device profile {device}: precision {device_profile.precision!r} has no known bytes; legal are "
+                f"device profile {device}: precision {found_profile.precision!r} has no known bytes; legal are "
                 f"{', '.join(_PRECISIONS)}; leave --device out"
             )
-        for name, given, legal in (
-            ("--precision", precision or measured, measured),
-            ("--batch", batch, 1),
-            ("--num-tokens", tokens, device_profile.num_tokens),
-        ):
+        needed: list[tuple[str, object, object]] = [("--precision", precision or measured, measured)]
+        needed.append(("--batch", batch, 1))
+        if isinstance(found_profile, DeviceProfile):
+            needed.append(("--num-tokens", tokens, found_profile.num_tokens))
+            found_profile.check(chosen, load_teacher(teacher).key, size if isinstance(size, int) else None)
+        for name, given, legal in needed:
             if given != legal:
                 raise UserError(
-                    f"{name} {given}: the device profile was measured with {legal}; leave {name} out, or the profile"
+                    f"{name} {given}: the profile of {found_profile.device} holds for {legal}; leave {name} out, or "
+                    "--device"
                 )
         precision = measured
-        device_profile.check(chosen, load_teacher(teacher).key, size if isinstance(size, int) else None)
+        if not isinstance(size, int):
+            raise UserError(f"--device: latents of {size[0]} x {size[1]} have no profile; give one --latent-size")
+        latency = DeviceLatency(
+            device_facts(found_profile), found_profile.tabulate(unet, chosen, size, tokens, vae=vae)
+        )
     table = CostTable.from_unet(unet, chosen, size, tokens, batch, vae=vae)
     budgets: Mapping[str, float | None] = {
         "num_params": max_params,
@@ -107,7 +124,7 @@ def profile(
     found = profile_space(
         table,
         precision or Precision.W8A16,
-        device_profile,
+        latency,
         {name: limit for name, limit in budgets.items() if limit is not None},
     )
     page = write_space_page(found, out or Path(f"{chosen.name}.html"))
@@ -115,6 +132,7 @@ def profile(
         print_json({**dataclasses.asdict(found), "page": page})
         return
     print(f"{found.space} ({found.precision.value}). {looked_at(found)}")
+    print("\n".join(latency_sentences(found)))
     print_rows(
         [
             {

@@ -46,10 +46,12 @@ class Data(Section):
 
 
 class Calibration(Section):
-    """How the latency of each stage option is measured on this machine."""
+    """How the latency of each stage option is measured on this machine, or which profile gives it."""
 
     profile: str | None = Field(
-        None, description="a device profile (JSON) made before by `nanosd calibrate`; null measures on this machine"
+        None,
+        description="a device profile (JSON) made before by `nanosd calibrate`, or a shipped NPU profile by name such "
+        "as `sm8750-w8a16`; null measures on this machine",
     )
     threads: int = Field(1, ge=1, le=1024, description="onnxruntime threads")
     precision: Literal["float32", "w8a8", "w8a16"] = Field(

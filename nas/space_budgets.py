@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.latency_sums import latency_sums
 from search_spaces.budget_counts import count_within
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -17,7 +18,7 @@ from search_spaces.precision import Precision
 from search_spaces.vae_option import STEPS
 
 if TYPE_CHECKING:
-    from latency_predictors.profile import DeviceProfile
+    from latency_predictors.latency_table import LatencyTable
     from search_spaces.costs import CostTable
     from search_spaces.space import Indices
 
@@ -65,12 +66,12 @@ class BudgetCount:
 
 
 def costs_of(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, matrix: Indices
+    table: CostTable, precision: Precision, latency: LatencyTable | None, matrix: Indices
 ) -> dict[str, Floats]:
-    """Every cost (N,) by name of candidates (N, decisions); latency where a device profile is given."""
+    """Every cost (N,) by name of candidates (N, decisions); latency where a table of it is given."""
     found = {name: values.astype(np.float64) for name, values in table.all_costs(matrix, precision).items()}
-    if device is not None:
-        found["latency_ms"] = device.latency_ms(table.space, matrix)
+    if latency is not None:
+        found["latency_ms"] = np.asarray(latency.latency_ms(matrix), dtype=np.float64)
     return found
 
 
@@ -89,46 +90,39 @@ def _sums(table: CostTable, precision: Precision, name: str) -> list[tuple[float
     return found
 
 
-def _latency_range(table: CostTable, device: DeviceProfile) -> tuple[float, float] | None:
-    """Least and largest latency of any candidate, where it increases with a sum over stages."""
-    found = device.sums_ms(table.space)
-    if found is None:
-        return None
-    model, base, stages = found
-    ends = [base + sum(float(of(ms)) for ms in stages) for of in (np.min, np.max)]
-    low, high = model.of_sums(np.array(ends))
-    return float(low), float(high)
-
-
-def _within_latency(table: CostTable, device: DeviceProfile, limit_ms: float) -> tuple[float, float] | None:
-    """Bounds of the number of candidates within a latency, where it increases with a sum over stages."""
-    found = device.sums_ms(table.space)
-    if found is None:
-        return None
-    model, base, stages = found
-    low, high = (base + sum(float(of(ms)) for ms in stages) for of in (np.min, np.max))
-    if model.of_sums(np.array([low]))[0] > limit_ms:
-        return 0, 0
-    return count_within(stages, model.largest_sum_ms(limit_ms, low, high) - base)
+def _ends(table: CostTable, precision: Precision, latency: LatencyTable | None, name: str) -> list[tuple[float, float]]:
+    """Least and most of a cost over all candidates, for each number of steps; empty where they are not known."""
+    if name == "latency_ms" and latency is not None:
+        return [part.ends_ms for part in latency_sums(latency)]
+    return [
+        (base + sum(float(costs.min()) for costs in stages), base + sum(float(costs.max()) for costs in stages))
+        for base, stages in _sums(table, precision, name)
+    ]
 
 
 def range_of(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, name: str, values: Floats, counted: bool
+    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str, values: Floats, counted: bool
 ) -> CostRange:
     """Range of one cost, of which ``values`` (N,) are those of the candidates looked at, all of them if ``counted``."""
-    sums = _sums(table, precision, name)
     low, high = float(values.min()), float(values.max())
-    latency = _latency_range(table, device) if device is not None and name == "latency_ms" and not counted else None
-    if latency is not None:
-        low, high = latency
-    if sums and not counted:
-        low = min(base + sum(float(costs.min()) for costs in stages) for base, stages in sums)
-        high = max(base + sum(float(costs.max()) for costs in stages) for base, stages in sums)
-    exact = counted or bool(sums) or latency is not None
-    return CostRange(name, low, float(np.median(values)), high, exact, _teacher(table, precision, device, name))
+    ends = [] if counted else _ends(table, precision, latency, name)
+    if ends:
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return CostRange(
+        name, low, float(np.median(values)), high, counted or bool(ends), _teacher(table, precision, latency, name)
+    )
 
 
-def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | None, name: str) -> float | None:
+def _num_within(
+    table: CostTable, precision: Precision, latency: LatencyTable | None, name: str, limit: float
+) -> list[tuple[float, float]]:
+    """Certain bounds of the candidates within a budget, for each number of steps; empty where there are none."""
+    if name == "latency_ms" and latency is not None:
+        return [part.num_within(limit) for part in latency_sums(latency)]
+    return [count_within(stages, limit - base) for base, stages in _sums(table, precision, name)]
+
+
+def _teacher(table: CostTable, precision: Precision, latency: LatencyTable | None, name: str) -> float | None:
     """The teacher's own cost; peak memory and latency only where the teacher is a candidate of the space."""
     if name not in ("peak_bytes", "latency_ms"):
         base, _ = table.option_costs(name, precision)
@@ -136,13 +130,13 @@ def _teacher(table: CostTable, precision: Precision, device: DeviceProfile | Non
     own = Candidate(options={**table.teacher_options, **({STEPS: "1"} if table.space.is_pipeline else {})})
     if not table.space.contains(own):
         return None
-    return float(costs_of(table, precision, device, table.space.encode(own)[None])[name][0])
+    return float(costs_of(table, precision, latency, table.space.encode(own)[None])[name][0])
 
 
 def budget_counts(
     table: CostTable,
     precision: Precision,
-    device: DeviceProfile | None,
+    latency: LatencyTable | None,
     matrix: Indices,
     values: Mapping[str, Floats],
     budgets: Mapping[str, float],
@@ -155,21 +149,15 @@ def budget_counts(
         found = np.flatnonzero(meets)
         if len(found):
             return table.space.decode(matrix[found[np.argmax(values["num_params"][found])]]).id
-        return None if counted else _searched_for(table, precision, device, limits)
+        return None if counted else _searched_for(table, precision, latency, limits)
 
     found = []
     together = np.ones(len(next(iter(values.values()))), dtype=bool)
     for name, limit in budgets.items():
         meets = values[name] <= limit
         together &= meets
-        sums = [] if counted else _sums(table, precision, name)
-        latency = None
-        if device is not None and name == "latency_ms" and not counted:
-            latency = _within_latency(table, device, limit)
-        if latency is not None:
-            found.append(BudgetCount(name, limit, *latency, True, example(meets, {name: limit})))
-        elif sums:
-            bounds = [count_within(stages, limit - base) for base, stages in sums]
+        bounds = [] if counted else _num_within(table, precision, latency, name, limit)
+        if bounds:
             low, high = sum(b[0] for b in bounds), sum(b[1] for b in bounds)
             found.append(BudgetCount(name, limit, low, high, True, example(meets, {name: limit})))
         else:
@@ -183,13 +171,13 @@ def budget_counts(
 
 
 def _searched_for(
-    table: CostTable, precision: Precision, device: DeviceProfile | None, limits: Mapping[str, float]
+    table: CostTable, precision: Precision, latency: LatencyTable | None, limits: Mapping[str, float]
 ) -> str | None:
     """Id of a candidate within limits that hardly any candidate is within."""
     from search_spaces.sampling import sample_within
 
     def cost(name: str, matrix: Indices) -> Floats:
-        return costs_of(table, precision, device, matrix)[name]
+        return costs_of(table, precision, latency, matrix)[name]
 
     costs = {name: partial(cost, name) for name in limits}
     try:

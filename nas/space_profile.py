@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.latency import DeviceFacts
 from nas.space_budgets import BudgetCount, CostRange, budget_counts, costs_of, range_of
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.vae_option import STEPS
 
 if TYPE_CHECKING:
-    from latency_predictors.profile import DeviceProfile
+    from nas.latency import DeviceLatency
     from search_spaces.costs import CostTable
+    from search_spaces.space import Indices
 
 MAX_COUNTED = 2_000_000
 """Spaces of up to so many candidates are gone through whole; of larger ones a sample is drawn."""
 SAMPLE_SIZE = 200_000
+MAX_INTERVALS = 50_000
+"""Intervals of latency are taken of at most so many candidates."""
 
 COSTS = ("num_params", "num_macs", "weight_bytes", "traffic_bytes", "peak_bytes", "latency_ms")
 
@@ -54,6 +58,22 @@ class StageShare:
 
 
 @dataclass(frozen=True)
+class LatencyTrust:
+    """Which device the latencies are of, and how sure they are.
+
+    Attributes:
+        low_factor, high_factor: ends of the 90 % interval over the prediction, medians of the candidates looked at.
+        num_extrapolating: of so many of those looked at the profile says that it extrapolates.
+    """
+
+    device: DeviceFacts
+    low_factor: float
+    high_factor: float
+    num_extrapolating: int
+    num_looked_at: int
+
+
+@dataclass(frozen=True)
 class SpaceProfile:
     """All that `nanosd space profile` says; see :func:`profile_space`."""
 
@@ -62,7 +82,7 @@ class SpaceProfile:
     num_candidates: int
     num_looked_at: int
     precision: Precision
-    device: str | None
+    latency: LatencyTrust | None
     ranges: tuple[CostRange, ...]
     budgets: tuple[BudgetCount, ...]
     stages: tuple[StageShare, ...]
@@ -83,7 +103,7 @@ class SpaceProfile:
 def profile_space(
     table: CostTable,
     precision: Precision,
-    device: DeviceProfile | None = None,
+    device: DeviceLatency | None = None,
     budgets: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> SpaceProfile:
@@ -92,7 +112,7 @@ def profile_space(
     Args:
         table: exact costs of the space.
         precision: of weights and activations, for the costs in bytes.
-        device: predicts latency; must have been calibrated for the space.
+        device: a device and its latencies of the space's candidates.
         budgets: largest value by cost name, as in ``COSTS``.
         seed: of the sample.
 
@@ -107,16 +127,17 @@ def profile_space(
             raise UserError("budget on latency_ms: no device profile is given; add --device, or drop the budget")
     counted = space.num_candidates <= MAX_COUNTED
     matrix = space.enumerate() if counted else space.sample(np.random.default_rng(seed), SAMPLE_SIZE)
-    values = costs_of(table, precision, device, matrix)
+    latency = None if device is None else device.table
+    values = costs_of(table, precision, latency, matrix)
     return SpaceProfile(
         space=space.name,
         is_pipeline=space.is_pipeline,
         num_candidates=space.num_candidates,
         num_looked_at=len(matrix),
         precision=precision,
-        device=None if device is None else f"{device.device} ({device.runtime}, {device.precision})",
-        ranges=tuple(range_of(table, precision, device, name, values[name], counted) for name in values),
-        budgets=tuple(budget_counts(table, precision, device, matrix, values, budgets or {})),
+        latency=None if device is None else _trust(device, matrix),
+        ranges=tuple(range_of(table, precision, latency, name, values[name], counted) for name in values),
+        budgets=tuple(budget_counts(table, precision, latency, matrix, values, budgets or {})),
         stages=tuple(_shares(table, device)),
         options=tuple(_options(table, device)),
         kernel_macs=_kernel_macs(table),
@@ -125,11 +146,23 @@ def profile_space(
     )
 
 
-def _option_ms(device: DeviceProfile | None, stage: str, option: str) -> float | None:
-    return None if device is None else device.option_ms(stage, option)
+def _trust(device: DeviceLatency, matrix: Indices) -> LatencyTrust:
+    # An even choice of the candidates settles medians; an interval costs more than a latency.
+    found = device.table.predict(matrix[:: -(-len(matrix) // MAX_INTERVALS)])
+    return LatencyTrust(
+        device.facts,
+        float(np.median(found.low_ms / found.latency_ms)),
+        float(np.median(found.high_ms / found.latency_ms)),
+        int(found.extrapolates.sum()),
+        len(found.extrapolates),
+    )
 
 
-def _options(table: CostTable, device: DeviceProfile | None) -> list[StageOptionCost]:
+def _option_ms(device: DeviceLatency | None, stage: str, option: str) -> float | None:
+    return None if device is None else device.table.option_ms(stage, option)
+
+
+def _options(table: CostTable, device: DeviceLatency | None) -> list[StageOptionCost]:
     return [
         StageOptionCost(
             stage,
@@ -147,12 +180,12 @@ def _options(table: CostTable, device: DeviceProfile | None) -> list[StageOption
     ]
 
 
-def _teacher_latency(table: CostTable, device: DeviceProfile | None) -> dict[str, float]:
+def _teacher_latency(table: CostTable, device: DeviceLatency | None) -> dict[str, float]:
     found = {stage: _option_ms(device, stage, table.teacher_options[stage]) for stage in table.teacher_sums}
     return {stage: value for stage, value in found.items() if value is not None}
 
 
-def _shares(table: CostTable, device: DeviceProfile | None) -> list[StageShare]:
+def _shares(table: CostTable, device: DeviceLatency | None) -> list[StageShare]:
     latency = _teacher_latency(table, device)
     whole_ms = sum(latency.values())
     params, macs = (table.teacher_costs(name, Precision.FP32) for name in ("num_params", "num_macs"))

@@ -57,6 +57,8 @@ def measure(run: RunData) -> dict[str, Any]:
                 "predicted_ms": row.predicted_ms,
                 "measured_ms": row.measured_ms,
                 "speed_up": row.speed_up,
+                "target_device": row.target_device,
+                "target_ms": row.target_ms,
                 "before_alignment": asdict(row.before),
                 "after_alignment": asdict(row.after),
                 "tafid_floor": row.tafid_floor,
@@ -129,6 +131,10 @@ def render(figures: dict[str, Any]) -> str:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+    target = next((pick for pick in figures["picks"] if pick["target_device"]), None)
+    if target is not None:
+        there = ", ".join(f"{pick['pick']} {milliseconds(pick['target_ms'])}" for pick in figures["picks"])
+        lines.append(f"predicted on {target['target_device']}: {there}")
     lines += [f"missing: {sentence}" for sentence in figures["missing"].values()]
     return "\n".join(lines)
 

@@ -74,6 +74,7 @@ def _figures(variant: Variant) -> Iterable[Sequence[str]]:
     if latency.predicted_ms is not None:
         yield f"predicted latency{where}", f"{latency.predicted_ms:.2f} ms", ""
     if latency.measured_ms is not None:
+        where = f" on {latency.measured_device}" if latency.measured_device else where
         of_teacher = latency.teacher_measured_ms
         yield (
             f"measured latency{where}",
@@ -81,7 +82,7 @@ def _figures(variant: Variant) -> Iterable[Sequence[str]]:
             f"{of_teacher:.2f} ms" if of_teacher is not None else "",
         )
         if of_teacher is not None:
-            yield "speed-up", f"{of_teacher / latency.measured_ms:.2f} x", "1 x"
+            yield "speed-up, measured", f"{of_teacher / latency.measured_ms:.2f} x", "1 x"
 
 
 def _fidelity(variant: Variant) -> Iterable[str]:

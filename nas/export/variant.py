@@ -47,10 +47,15 @@ class Costs(_Frozen):
 
 
 class Latency(_Frozen):
-    """U-Net latency in milliseconds, predicted by a profile and measured, on the device it names."""
+    """U-Net latency in milliseconds, predicted by a profile of `device`, and measured on `measured_device`.
+
+    They are not the same where a search on one machine was for another; `measured_device` is None in variants that were
+    measured on `device`, and in those that were never measured.
+    """
 
     device: str | None = None
     predicted_ms: Finite | None = None
+    measured_device: str | None = None
     measured_ms: Finite | None = None
     teacher_measured_ms: Finite | None = None
 

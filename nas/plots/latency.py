@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nas.plots import style
 from nas.plots.data import errors_pct
 from nas.plots.format import duration, milliseconds, percent, words_text
-from nas.run_data import RunData, words_of
+from nas.run_data import LatencyPoint, RunData, words_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -17,7 +17,7 @@ BAND = 0.10
 
 
 def predicted_vs_measured(run: RunData) -> go.Figure:
-    """Parity of whole U-Nets with a +-10 % band; the points that the fit saw apart from those that check it.
+    """Parity of whole U-Nets with 90 % intervals over a +-10 % band; those that the fit saw apart from the unseen ones.
 
     Raises:
         ValueError: no measured whole U-Net.
@@ -63,15 +63,24 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
         text = [
             f"<b>{name}</b> {p.candidate_id}<br>{words_text(words_of(p.candidate_id))}<br>"
             f"measured {milliseconds(p.measured_ms)}, "
-            f"predicted {milliseconds(p.predicted_ms)}: off by {percent(p.error_pct)}"
+            f"predicted {milliseconds(p.predicted_ms)}{_interval(p)}: off by {percent(p.error_pct)}"
             for p in chosen
         ]
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": [0.0 if p.high_ms is None else p.high_ms - p.predicted_ms for p in chosen],
+            "arrayminus": [0.0 if p.low_ms is None else p.predicted_ms - p.low_ms for p in chosen],
+            "thickness": 1,
+            "width": 0,
+        }
         figure.add_scatter(
             x=[p.measured_ms for p in chosen],
             y=[p.predicted_ms for p in chosen],
             mode="markers",
             name=f"{name} ({len(chosen)})",
             marker=marker,
+            error_y=bars if any(p.low_ms is not None for p in chosen) else None,
             text=text,
             hovertemplate="%{text}<extra></extra>",
             visible=bool(chosen),
@@ -97,6 +106,10 @@ def predicted_vs_measured(run: RunData) -> go.Figure:
         yaxis=style.axis("predicted latency (ms)", shared, **own),
     )
     return figure
+
+
+def _interval(point: LatencyPoint) -> str:
+    return "" if point.low_ms is None else f" ({milliseconds(point.low_ms)} to {milliseconds(point.high_ms)})"
 
 
 def params_vs_latency(run: RunData) -> go.Figure:

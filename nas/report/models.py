@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.plots.format import NONE, count, duration, error, milliseconds, times
 from nas.report import page
-from nas.run_data import ClosingRow, RunData, Scores
+from nas.run_data import ClosingRow, Device, RunData, Scores
 
 
 def headline(run: RunData) -> str:
@@ -17,7 +17,7 @@ def headline(run: RunData) -> str:
         (
             "device",
             device.device if device else NONE,
-            f"{device.runtime}, {device.precision}, {threads_text(device.threads)}" if device else "",
+            conditions_text(device) if device else "",
         ),
         ("search space", f"{size:,}" if size else NONE, f"candidates, preset {config.get('space', NONE)}"),
         ("evaluated", f"{len(run.done)}", failed if run.candidates else ""),
@@ -25,7 +25,7 @@ def headline(run: RunData) -> str:
     ]
     name = str(config.get("name", run.folder.name))
     sentence = (
-        "What this search found: smaller U-Nets that stay close to the teacher, and what each one costs on this device."
+        "What this search found: smaller U-Nets that stay close to the teacher, and what each one costs on the device."
     )
     return f'<h1>NanoSD search: {page.text(name)}</h1><p class="lead">{sentence}</p>{page.facts(tiles)}'
 
@@ -39,13 +39,25 @@ def closing(run: RunData) -> str:
     if not run.closing:
         return page.section("models", "The models", lead, page.missing(run.missing["closing"]))
     scores = ("latent error", "noise error", "taFID")
-    head = ("model", "words per stage", "parameters", "MACs", "predicted", "measured", "speed-up", *scores)
-    table = page.table(head, map(_closing_cells, run.closing), [False] * 2 + [True] * 8, cards=True)
-    notes = [
-        "± is half the interquartile range of the measured latency.",
-        "Predictions come from the calibration, the measurement from later: if the machine became busier or slower in "
-        "between, all models are off by the same factor. Compare within a column.",
-    ]
+    target = next((row.target_device for row in run.closing if row.target_device), None)
+    figures: tuple[str, ...] = ("predicted", "measured", "speed-up")
+    if target is not None:
+        figures = ("predicted there", "speed-up there", "measured here", "speed-up here")
+    head = ("model", "words per stage", "parameters", "MACs", *figures, *scores)
+    teacher_ms = run.teacher.target_ms if run.teacher else None
+    rows = [_closing_cells(row, target is not None, teacher_ms) for row in run.closing]
+    table = page.table(head, rows, [False] * 2 + [True] * (len(head) - 2), cards=True)
+    notes = ["± is half the interquartile range of the measured latency."]
+    if target is None:
+        notes.append(
+            "Predictions come from the calibration, the measurement from later: if the machine became busier or slower "
+            "in between, all models are off by the same factor. Compare within a column."
+        )
+    else:
+        notes.append(
+            f"There: {target}, which was searched for; nothing was measured on it, figures are predicted, with 90 % "
+            "intervals. Here: the machine that the search ran on, measured. The two say nothing of each other."
+        )
     floors = sorted({row.tafid_floor for row in run.closing if row.tafid_floor is not None})
     if floors:
         floor = " / ".join(map(error, floors))
@@ -72,9 +84,10 @@ def images(run: RunData) -> str:
     width = max(len(row.files) for row in rows)
     captions = [run.captions[i] if i < len(run.captions) else f"sample {i + 1}" for i in range(width)]
     speed = {row.name: row.speed_up for row in run.closing if row.speed_up and not row.is_teacher}
+    where = " here" if any(row.target_device for row in run.closing) else ""
     lines = []
     for row in rows:
-        small = f"<small>{times(speed[row.model])} as fast</small>" if row.model in speed else ""
+        small = f"<small>{times(speed[row.model])} as fast{where}</small>" if row.model in speed else ""
         cells = "".join(
             f"<td>{page.image(f, f'{row.model}: {c}')}</td>" for f, c in zip(row.files, captions, strict=False)
         )
@@ -85,25 +98,41 @@ def images(run: RunData) -> str:
 
 
 def _teacher_costs(row: ClosingRow | None) -> str:
-    return f"{count(row.num_params)} parameters, {milliseconds(row.measured_ms)}" if row else ""
+    if row is None:
+        return ""
+    where = " on this machine" if row.target_device else ""
+    return f"{count(row.num_params)} parameters, {milliseconds(row.measured_ms)}{where}"
+
+
+def conditions_text(device: Device) -> str:
+    """Runtime, precision and, on a processor, threads."""
+    threads = f", {threads_text(device.threads)}" if device.threads is not None else ""
+    return f"{device.runtime}, {device.precision}{threads}"
 
 
 def threads_text(threads: int | None) -> str:
     return NONE if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
 
 
-def _closing_cells(row: ClosingRow) -> list[str]:
+def _closing_cells(row: ClosingRow, elsewhere: bool, teacher_ms: float | None) -> list[str]:
     half = f"<small>± {row.measured_iqr_ms / 2:.2g} ms</small>" if row.measured_iqr_ms is not None else ""
     return [
         f"<span>{page.text(row.name)}{'<small>alignment not kept</small>' if row.aligned is False else ''}</span>",
         page.words(row.words) if row.words else "<span>the whole U-Net</span>" if row.is_teacher else NONE,
         count(row.num_params),
         count(row.num_macs),
-        milliseconds(row.predicted_ms),
+        *(_there(row, teacher_ms) if elsewhere else [milliseconds(row.predicted_ms)]),
         f"<span>{milliseconds(row.measured_ms)}{half}</span>",
         times(row.speed_up),
         *(_before_after(row.before, row.after, name) for name in ("latent_error", "noise_error", "tafid")),
     ]
+
+
+def _there(row: ClosingRow, teacher_ms: float | None) -> list[str]:
+    """Predicted latency and speed-up on the device that was searched for."""
+    low, high = (milliseconds(ms).removesuffix(" ms") for ms in (row.target_low_ms, row.target_high_ms))
+    cell = f"<span>{milliseconds(row.target_ms)}<small>{low} to {high}</small></span>" if row.target_ms else NONE
+    return [cell, times(teacher_ms / row.target_ms if teacher_ms and row.target_ms else None)]
 
 
 def _before_after(before: Scores, after: Scores, name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from nas import plots
+from nas.latency import SOURCES
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
 from nas.report import models, page
-from nas.report.models import threads_text
-from nas.run_data import Candidate, RunData
+from nas.report.models import conditions_text
+from nas.run_data import Candidate, Device, RunData
 
 
 def front(run: RunData) -> str:
@@ -78,36 +79,57 @@ def history(run: RunData) -> str:
     )
 
 
-def parity(run: RunData) -> str:
-    """Predicted against measured latency."""
-    lead = "Whole U-Nets on this device: those that the fit saw, and those that it did not see and that check it."
-    if run.device is None or not run.device.points:
-        reason = run.missing.get("device", "device_profile.json holds no measured whole U-Net")
-        return page.section("latency", "Predicted against measured latency", lead, page.missing(reason))
+def calibration(run: RunData) -> str:
+    """What latencies were predicted from, and how predictions compare with measurements."""
+    title = "How latency is predicted"
+    device = run.device
+    if device is None:
+        reason = run.missing.get("device", "device_profile.json says nothing of its device")
+        return page.section("latency", title, "Where the latencies come from.", page.missing(reason))
+    known = SOURCES.get(device.fitted_from or "")
+    lead = f"Latency on {device.device} is predicted" + (f" by a fit to {known}." if known else ".")
+    if not device.points:
+        return page.section("latency", title, page.text(lead), *_never_measured(device))
     errors = data.errors_pct(run)
-    unseen = len(run.device.errors_pct("check"))
-    note = (
-        f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
-        if errors
-        else "No U-Net was kept out of the fit."
-    )
-    rows = [
+    unseen = len(device.errors_pct("check"))
+    said = "No U-Net was kept out of the fit" + (f": {device.error}." if device.error else ".")
+    if errors:
+        said = f"{unseen} unseen U-Nets: median error {percent(errors[0])}, worst {percent(errors[1])}."
+    if device.p90_error_pct is not None and errors:
+        said += f" 90th percentile {percent(device.p90_error_pct)}"
+        said += "." if device.spearman is None else f", Spearman {device.spearman:.3f}."
+    if device.coverage90 is not None:
+        said += f" 90 % intervals hold {percent(100 * device.coverage90)} of the measurements."
+    listing = [
         (
             f"<code>{page.text(p.candidate_id)}</code>",
             milliseconds(p.measured_ms),
             milliseconds(p.predicted_ms),
+            NONE if p.low_ms is None else f"{milliseconds(p.low_ms).removesuffix(' ms')} to {milliseconds(p.high_ms)}",
             percent(p.error_pct),
         )
-        for p in sorted(run.device.points, key=lambda p: -p.error_pct)
+        for p in sorted(device.points, key=lambda p: -p.error_pct)
         if p.role == "check"
     ]
-    listing = (
-        page.table(("unseen U-Net", "measured", "predicted", "error"), rows, [False, True, True, True]) if rows else ""
-    )
+    head = ("unseen U-Net", "measured", "predicted", "90 % interval", "error")
+    table = page.table(head, listing, [False] + [True] * 4) if listing else ""
     chart = page.figure(plots.predicted_vs_measured(run), "parity")
-    return page.section(
-        "latency", "Predicted against measured latency", lead, _small(note), page.side_by_side(chart, listing)
-    )
+    lead += " Whole U-Nets, measured: those that the fit saw, and those that it did not see."
+    return page.section("latency", title, page.text(lead), _small(said), page.side_by_side(chart, table))
+
+
+def _never_measured(device: Device) -> tuple[str, ...]:
+    """Of a profile without whole U-Nets measured on the device: what it says of its own errors."""
+    said = _small(device.error[:1].upper() + device.error[1:] + ".") if device.error else ""
+    if not said and not device.notes:
+        return (page.missing("device_profile.json holds no measured whole U-Net"),)
+    listing = [
+        (page.text(what), milliseconds(published), milliseconds(predicted), percent(100 * (predicted / published - 1)))
+        for what, published, predicted in device.published
+    ]
+    head = ("published by others, never fitted", "published", "predicted", "off by")
+    table = page.table(head, listing, [False, True, True, True]) if listing else ""
+    return said, table, page.notes(device.notes) if device.notes else ""
 
 
 def params(run: RunData) -> str:
@@ -198,9 +220,7 @@ def provenance(run: RunData) -> str:
         rows.append(("seed", run.config.get("seed", NONE)))
     if run.device:
         device = run.device
-        rows.append(
-            ("latency", f"{device.device}, {device.runtime}, {device.precision}, {threads_text(device.threads)}")
-        )
+        rows.append(("latency", f"{device.device}, {conditions_text(device)}"))
         rows += [(f"condition: {name}", value) for name, value in device.conditions.items()]
     rows += [(name.replace("_", " "), value) for name, value in (run.provenance or {}).items()]
     recipe = (
@@ -220,7 +240,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("images", "images", models.images),
     ("front", "front", front),
     ("hypervolume", "hypervolume", history),
-    ("latency", "latency", parity),
+    ("latency", "latency", calibration),
     ("parameters", "parameters", params),
     ("swaps", "options", swaps),
     ("blocks", "distillation", blocks),

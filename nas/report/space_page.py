@@ -87,7 +87,7 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
         ],
         (False, True, True, True, True, True),
     )
-    device = f"Latency: {profile.device}." if profile.device else "No device profile was given, so there is no latency."
+    device = " ".join(latency_sentences(profile)) or "No device profile was given, so there is no latency."
     partly = set(profile.teacher_params) - {"base"} - set(profile.teacher_latency_ms)
     note = (
         " Latency is that of the stages whose own option the device profile has, which are not "
@@ -122,6 +122,20 @@ def write_space_page(profile: SpaceProfile, path: Path) -> Path:
     )
     write_bytes(path, html.page(f"search space {profile.space}", body).encode())
     return path
+
+
+def latency_sentences(profile: SpaceProfile) -> list[str]:
+    """Whose latencies these are and how sure; none where no device was given."""
+    from nas.latency import trust
+
+    found = profile.latency
+    if found is None:
+        return []
+    less, more = 100 * (1 - found.low_factor), 100 * (found.high_factor - 1)
+    return [
+        *trust(found.device, found.num_extrapolating, found.num_looked_at),
+        f"90 % interval of a latency: {less:.0f} % less to {more:.0f} % more (median over the candidates).",
+    ]
 
 
 def between(low: int, high: int) -> str:

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from latency_predictors.latency_table import LatencyTable
+    from latency_predictors.models.base import Prediction
+    from latency_predictors.npu.profile import NpuProfile
     from latency_predictors.profile import DeviceProfile
     from nas.block_bank import BlockBank
     from nas.data import Batch, LatentDataset
     from nas.distill.settings import AlignSettings, DistillSettings
     from nas.fidelity.paired import PairedEvaluator
     from nas.fidelity.settings import FidelitySettings
+    from nas.latency import DeviceFacts
     from nas.search.settings import KnownCosts
     from nas.search.store import CandidateStore
     from nas.teacher import Teacher
@@ -76,6 +80,19 @@ class RunContext:
         return CostTable.from_unet(self.teacher.unet, self.space, self.teacher.latent_size, self.teacher.num_tokens)
 
     @cached_property
+    def shape_costs(self) -> CostTable:
+        """:attr:`costs` from the teacher's configurations alone: no weights are read.
+
+        Raises:
+            UserError: a teacher that is not there any more, or a space that does not fit it.
+        """
+        from nas.latency import teacher_shapes
+        from search_spaces.costs import CostTable
+
+        shapes = teacher_shapes(self.recipe.teacher)
+        return CostTable.from_unet(shapes.unet, self.space, shapes.latent_size, shapes.num_tokens)
+
+    @cached_property
     def dataset(self) -> LatentDataset:
         """Latents and captions that blocks are distilled on; encoded once per run."""
         from nas.run.dataset import cached_latents
@@ -109,17 +126,49 @@ class RunContext:
         return PairedEvaluator(self.teacher, self.dataset, self.fidelity_settings, self.recipe.seed, cache)
 
     @cached_property
-    def profile(self) -> DeviceProfile:
+    def profile(self) -> DeviceProfile | NpuProfile:
         """The run's device profile.
 
         Raises:
             UserError: not calibrated yet, or a damaged profile.
         """
-        from latency_predictors.profile import DeviceProfile
+        from latency_predictors.profile_file import load_profile
 
         if not self.directory.profile.is_file():
             raise UserError(f"run {self.directory.path} is not calibrated yet; nanosd resume {self.directory.path}")
-        return DeviceProfile.load(self.directory.profile)
+        return load_profile(self.directory.profile)
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """Latency of any candidate on the run's device, by its profile.
+
+        Raises:
+            UserError: as :attr:`profile`, or a profile that is not of the run's search space.
+        """
+        from nas.latency import latency_table
+
+        return latency_table(self.profile, self.space, self.recipe.teacher)
+
+    @cached_property
+    def device(self) -> DeviceFacts:
+        """The device that the run's latencies are of."""
+        from nas.latency import device_facts
+
+        return device_facts(self.profile)
+
+    @cached_property
+    def teacher_latency(self) -> Prediction | None:
+        """The teacher's own latency (1,) on the run's device; None where the profile does not know its options."""
+        from nas.latency import latency_table
+        from search_spaces.space import SearchSpace
+        from search_spaces.surgery import teacher_candidate
+
+        own = teacher_candidate(self.teacher.unet)
+        space = SearchSpace(name="teacher", options={stage: [option] for stage, option in own.options.items()})
+        try:
+            return latency_table(self.profile, space, self.recipe.teacher).predict(space.encode(own)[None])
+        except UserError:
+            return None
 
     @property
     def store(self) -> CandidateStore:
@@ -133,7 +182,7 @@ class RunContext:
         from nas.search.settings import KnownCosts
 
         return KnownCosts(
-            latency_ms=lambda matrix: self.profile.latency_ms(self.space, matrix),
+            latency_ms=self.latency.latency_ms,
             num_params=self.costs.params,
             num_macs=self.costs.macs,
         )

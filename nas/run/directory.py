@@ -162,8 +162,15 @@ class RunDirectory:
 
     def _first_hash(self) -> str | None:
         """Hash of the recipe that the run was started with; None before it is written."""
+        return self._provenance("recipe_hash")
+
+    def teacher_key(self) -> str | None:
+        """Key of the teacher that the run was started with; None before it is written."""
+        return self._provenance("teacher_key")
+
+    def _provenance(self, name: str) -> str | None:
         try:
-            return str(json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))["recipe_hash"])
+            return str(json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))[name])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -11,6 +11,7 @@ from nas.atomic import write_json
 from nas.export import annotate_variant
 from nas.export.variant import check_files, content_key, read_variant
 from nas.fidelity.errors import FidelityError
+from nas.latency import is_of
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.phases import step_counter
@@ -116,7 +117,7 @@ def card(run: RunContext, name: str, finished: Finished) -> VariantCard:
         recipe_hash=run.recipe_hash,
         num_macs=int(run.costs.macs(row)[0]),
         teacher_costs=Costs(num_params=run.costs.teacher.num_params, num_macs=run.costs.teacher.num_macs),
-        latency=Latency(device=run.profile.device, predicted_ms=float(run.profile.latency_ms(run.space, row)[0])),
+        latency=Latency(device=run.device.title, predicted_ms=float(run.latency.latency_ms(row)[0])),
         fidelity_before=finished.before,
         fidelity_after=finished.after,
     )
@@ -143,7 +144,11 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
         annotate_variant(
             run.directory.variants / row.name,
             latency=known.model_copy(
-                update={"measured_ms": row.measurement.median_ms, "teacher_measured_ms": teacher_ms}
+                update={
+                    "measured_ms": row.measurement.median_ms,
+                    "teacher_measured_ms": teacher_ms,
+                    "measured_device": row.measurement.device,
+                }
             ),
         )
     write_json(run.directory.closing, {"key": key, "rows": table})
@@ -235,16 +240,31 @@ def _closing_row(run: RunContext, row: ClosingRow, item: Finished | None, onnx_e
         "measured": row.measurement.model_dump(mode="json"),
         "speed_up": row.speed_up,
         "tafid_floor": run.evaluator.tafid_floor,
+        **_predicted(run, row, item),
     }
     if item is None:
-        return {**common, "num_macs": run.costs.teacher.num_macs, "predicted_ms": None}
-    known = card(run, row.name, item)
+        return {**common, "num_macs": run.costs.teacher.num_macs}
     return {
         **common,
-        "num_macs": known.num_macs,
-        "predicted_ms": known.latency.predicted_ms,
+        "num_macs": card(run, row.name, item).num_macs,
         "before": item.before,
         "after": item.after,
         "aligned": item.aligned,
         "onnx_max_relative_error": onnx_error,
     }
+
+
+def _predicted(run: RunContext, row: ClosingRow, item: Finished | None) -> dict[str, Any]:
+    """Predicted latency of a row: ``predicted_ms`` where it is of the device that was measured, else ``target_...``.
+
+    The two are never in one field: a phone's prediction beside this machine's measurement would read as an error.
+    """
+    if is_of(run.device, row.measurement):
+        return {"predicted_ms": None if item is None else card(run, row.name, item).latency.predicted_ms}
+    found = run.teacher_latency
+    if item is not None:
+        found = run.latency.predict(run.space.encode(item.student.candidate)[None])
+    figures = (None, None, None) if found is None else (found.latency_ms, found.low_ms, found.high_ms)
+    names = ("target_ms", "target_low_ms", "target_high_ms")
+    values = {name: None if ms is None else float(ms[0]) for name, ms in zip(names, figures, strict=True)}
+    return {"predicted_ms": None, "target_device": run.device.title, **values}

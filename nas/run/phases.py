@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.progress import Progress
@@ -14,6 +13,8 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from latency_predictors.npu.profile import NpuProfile
+    from latency_predictors.profile import DeviceProfile
     from nas.progress import Phase
 
 
@@ -37,12 +38,14 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 
 def load(run: RunContext, progress: Progress) -> None:
-    """Load the teacher and check the space against it, counting costs; nothing is written."""
+    """Load the teacher, check space and given profile against it, count costs; nothing is written."""
     with progress.phase("load", 2) as phase:
         _ = run.space
         _ = run.teacher
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
+        if run.recipe.calibration.profile is not None:
+            given_profile(run, run.recipe.calibration.profile)
         phase.advance(candidates=run.space.num_candidates)
 
 
@@ -55,23 +58,37 @@ def prepare(run: RunContext, progress: Progress) -> None:
 
 
 def calibrate(run: RunContext, progress: Progress) -> None:
-    """Measure every option on this machine, or take over a given profile; then check the budgets.
+    """Measure every option on this machine, or take over a given profile of any kind; then check the budgets.
 
     Raises:
         UserError: a profile that does not fit, or a budget below what any candidate can reach.
     """
-    from latency_predictors.profile import DeviceProfile
-
     directory, recipe = run.directory, run.recipe
     if not directory.profile.is_file():
         if recipe.calibration.profile is not None:
-            given = DeviceProfile.load(Path(recipe.calibration.profile))
-            given.check(run.space, run.teacher.key, run.teacher.latent_size)
-            given.save(directory.profile)
+            with progress.phase("calibrate") as phase:
+                given_profile(run, recipe.calibration.profile).save(directory.profile)
+                how = "measured" if run.device.is_measured else "estimated"
+                phase.advance(0, **{"": f"given: {run.device.title}, {how}"})
         else:
             measure_profile(run, directory.work / "calibration", progress).save(directory.profile)
     _write_space_facts(run)
     check_budgets(run)
+
+
+def given_profile(run: RunContext, name_or_path: str) -> DeviceProfile | NpuProfile:
+    """The profile that a recipe names, once it is seen to fit the run.
+
+    Raises:
+        UserError: it cannot be read, or is of another space, teacher or size.
+    """
+    from latency_predictors.profile import DeviceProfile
+    from latency_predictors.profile_file import load_profile
+
+    given = load_profile(name_or_path)
+    if isinstance(given, DeviceProfile):  # an NPU profile takes whatever space its teacher takes
+        given.check(run.space, run.teacher.key, run.teacher.latent_size)
+    return given
 
 
 def _write_space_facts(run: RunContext) -> None:
@@ -81,7 +98,7 @@ def _write_space_facts(run: RunContext) -> None:
     from nas.search.settings import table_or_sample
 
     matrix = table_or_sample(run.space, run.recipe.seed)
-    latency, params = run.profile.latency_ms(run.space, matrix), run.costs.params(matrix)
+    latency, params = run.latency.latency_ms(matrix), run.costs.params(matrix)
     write_json(run.directory.path / "space.json", space_facts(run.space.num_candidates, latency, params))
 
 
@@ -133,7 +150,7 @@ def check_budgets(run: RunContext) -> None:
     if budgets.max_latency_ms is None and budgets.max_params is None:
         return
     matrix = table_or_sample(run.space, run.recipe.seed)
-    latency, params = run.profile.latency_ms(run.space, matrix), run.costs.params(matrix)
+    latency, params = run.latency.latency_ms(matrix), run.costs.params(matrix)
     within = (latency <= (budgets.max_latency_ms or float("inf"))) & (params <= (budgets.max_params or float("inf")))
     if not within.any():
         raise UserError(

@@ -30,11 +30,12 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     _ = run.space  # one that no run can search is refused before anything heavy is loaded
     if recipe.data.folder is not None and not Path(recipe.data.folder).is_dir():
         raise UserError(f"image folder {recipe.data.folder!r} does not exist; give a folder with images and captions")
+    latency_of = "this machine"
     if recipe.calibration.profile is not None:
-        from latency_predictors.profile import DeviceProfile
+        from nas.latency import device_facts
+        from nas.run.phases import given_profile
 
-        profile = DeviceProfile.load(Path(recipe.calibration.profile))
-        profile.check(run.space, run.teacher.key, run.teacher.latent_size)
+        latency_of = device_facts(given_profile(run, recipe.calibration.profile)).title
     from nas.distill.blocks import surrogate_blocks
 
     costs = run.costs  # checks the space against the teacher first
@@ -70,6 +71,7 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
         "surrogate_blocks": len(blocks),
         "candidates_to_evaluate": recipe.search.num_candidates,
         "workers": recipe.search.workers,
+        "latency_of": latency_of,
         "bank_megabytes": round(4 * bank_params / 1e6, 1),
         "about_seconds": {phase: round(value, 1) for phase, value in seconds.items()},
         "about_seconds_total": round(sum(seconds.values())),

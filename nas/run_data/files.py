@@ -10,14 +10,16 @@ Files and what is read from them (other keys are ignored):
     candidates.parquet   id, one column per decision, num_params, num_macs, latency_ms, latent_error, noise_error,
                          tafid, prior, outcome, reason, seconds, order (candidates.csv is read when it is absent)
     device_profile.json  device, runtime, precision, threads, conditions, fitted and validation (lists of
-                         {candidate, measured_ms, predicted_ms}): the whole U-Nets that the fit saw, and those unseen
+                         {candidate, measured_ms, predicted_ms, low_ms, high_ms}): the whole U-Nets that the fit saw,
+                         and those unseen; information, judgement. Of an NPU profile toolchain, errors, notes
     space.json           num_candidates, latency_ms and num_params as [least, largest], params_latency_tau: facts of the
                          whole space (`nas.run_data.space_facts`); the size is looked up in the preset without it
     swap_table.json      {base_error, errors: {stage: {option: latent error or null}}}
     blocks.json          [{stage, option, status, reason, first_loss, last_loss}]
     picks.json           {pick: {candidate, rule}}
     closing.json         {rows: [{pick, candidate, num_params, num_macs, predicted_ms, measured: {median_ms, iqr_ms},
-                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor}]}
+                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor}]};
+                         target_device, target_ms, target_low_ms, target_high_ms where the search was for another device
     timings.json         {phases: {phase: seconds}}
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
@@ -26,18 +28,16 @@ Files and what is read from them (other keys are ignored):
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from nas.run_data.device_file import read_device
 from nas.run_data.types import (
     STAGES,
     BlockLoss,
     Candidate,
     ClosingRow,
-    Device,
-    LatencyPoint,
     ModelImages,
     Pick,
     RunData,
@@ -47,6 +47,7 @@ from nas.run_data.types import (
     word_order,
     words_of,
 )
+from nas.run_data.values import needed, number, text, whole
 from search_spaces.errors import UserError
 from search_spaces.space_file import load_space
 
@@ -103,7 +104,7 @@ def read_run(folder: Path | str) -> RunData:
         config=config,
         space=_read_space(folder / "space.json", (config or {}).get("space")),
         candidates=part("candidates", _read_candidates, ()),
-        device=part("device", _read_device, None),
+        device=part("device", read_device, None),
         swap_table=part("swap_table", _read_swap_table, None),
         blocks=part("blocks", _read_blocks, ()),
         picks=part("picks", _read_picks, ()),
@@ -132,30 +133,6 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _number(value: Any) -> float | None:
-    """A finite float, or None for an absent or non-finite value: a NaN must never reach an axis."""
-    if value is None:
-        return None
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _needed(value: Any, name: str) -> float:
-    number = _number(value)
-    if number is None:
-        raise ValueError(f"{name} is {value}")
-    return number
-
-
-def _int(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else round(number)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
 def _read_candidates(path: Path) -> tuple[Candidate, ...]:
     import pandas
 
@@ -168,48 +145,28 @@ def _read_candidates(path: Path) -> tuple[Candidate, ...]:
 def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
     candidate_id = str(row["id"])
     columns = {stage: str(row[stage]) for stage in STAGES if isinstance(row.get(stage), str)}
-    order = _int(row.get("order"))
+    order = whole(row.get("order"))
     return Candidate(
         candidate_id=candidate_id,
         words=columns or words_of(candidate_id),
-        num_params=round(_needed(row["num_params"], "num_params")),
-        num_macs=round(_needed(row["num_macs"], "num_macs")),
-        latency_ms=_needed(row["latency_ms"], "latency_ms"),
-        latent_error=_number(row.get("latent_error")),
-        noise_error=_number(row.get("noise_error")),
-        tafid=_number(row.get("tafid")),
-        prior=_number(row.get("prior")),
+        num_params=round(needed(row["num_params"], "num_params")),
+        num_macs=round(needed(row["num_macs"], "num_macs")),
+        latency_ms=needed(row["latency_ms"], "latency_ms"),
+        latent_error=number(row.get("latent_error")),
+        noise_error=number(row.get("noise_error")),
+        tafid=number(row.get("tafid")),
+        prior=number(row.get("prior")),
         outcome=str(row["outcome"]),
-        reason=_text(row.get("reason")),
-        seconds=_number(row.get("seconds")),
+        reason=text(row.get("reason")),
+        seconds=number(row.get("seconds")),
         order=index if order is None else order,
     )
 
 
-def _read_device(path: Path) -> Device:
-    data = _read_json(path)
-    points = [_latency_point(row, "fit") for row in data.get("fitted") or ()]
-    points += [_latency_point(row, "check") for row in data.get("validation") or ()]
-    return Device(
-        device=str(data["device"]),
-        runtime=str(data["runtime"]),
-        precision=str(data["precision"]),
-        threads=_int(data.get("threads")),
-        # Format 1 has them beside the base's timing.
-        conditions=data.get("conditions") or (data.get("base") or {}).get("conditions") or {},
-        points=tuple(points),
-    )
-
-
-def _latency_point(row: Mapping[str, Any], role: Literal["fit", "check"]) -> LatencyPoint:
-    measured, predicted = (_needed(row[name], name) for name in ("measured_ms", "predicted_ms"))
-    return LatencyPoint(str(row["candidate"]), measured, predicted, role)
-
-
 def _read_swap_table(path: Path) -> SwapTable:
     data = _read_json(path)
-    table = {stage: {o: _number(e) for o, e in options.items()} for stage, options in data["errors"].items()}
-    return SwapTable(table, _number(data.get("base_error")))
+    table = {stage: {o: number(e) for o, e in options.items()} for stage, options in data["errors"].items()}
+    return SwapTable(table, number(data.get("base_error")))
 
 
 def _read_space(path: Path, preset: object) -> SpaceFacts:
@@ -217,10 +174,10 @@ def _read_space(path: Path, preset: object) -> SpaceFacts:
     try:
         data = _read_json(path)
         return SpaceFacts(
-            num_candidates=_int(data.get("num_candidates")),
+            num_candidates=whole(data.get("num_candidates")),
             latency_ms=_range(data.get("latency_ms")),
             num_params=_range(data.get("num_params")),
-            params_latency_tau=_number(data.get("params_latency_tau")),
+            params_latency_tau=number(data.get("params_latency_tau")),
         )
     except (OSError, ValueError, TypeError, AttributeError):
         pass
@@ -231,13 +188,13 @@ def _read_space(path: Path, preset: object) -> SpaceFacts:
 
 
 def _range(value: Any) -> tuple[float, float] | None:
-    return None if value is None else (_needed(value[0], "least"), _needed(value[1], "largest"))
+    return None if value is None else (needed(value[0], "least"), needed(value[1], "largest"))
 
 
 def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
     blocks = [
         BlockLoss(
-            r["stage"], r["option"], _number(r.get("first_loss")), _number(r.get("last_loss")), _text(r.get("reason"))
+            r["stage"], r["option"], number(r.get("first_loss")), number(r.get("last_loss")), text(r.get("reason"))
         )
         for r in _read_json(path)
     ]
@@ -245,12 +202,12 @@ def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
 
 
 def _read_picks(path: Path) -> tuple[Pick, ...]:
-    return tuple(Pick(name, str(row["candidate"]), _text(row.get("rule"))) for name, row in _read_json(path).items())
+    return tuple(Pick(name, str(row["candidate"]), text(row.get("rule"))) for name, row in _read_json(path).items())
 
 
 def _scores(row: Any) -> Scores:
     row = row or {}
-    return Scores(_number(row.get("latent_error")), _number(row.get("noise_error")), _number(row.get("tafid")))
+    return Scores(number(row.get("latent_error")), number(row.get("noise_error")), number(row.get("tafid")))
 
 
 def _read_closing(path: Path) -> tuple[ClosingRow, ...]:
@@ -266,31 +223,33 @@ def _closing_row(row: Mapping[str, Any]) -> ClosingRow:
         name=str(row["pick"]),
         candidate_id=candidate_id,
         words=words_of(candidate_id or ""),
-        num_params=_int(row.get("num_params")),
-        num_macs=_int(row.get("num_macs")),
-        predicted_ms=_number(row.get("predicted_ms")),
-        measured_ms=_number(measured.get("median_ms")),
-        measured_iqr_ms=_number(measured.get("iqr_ms")),
-        speed_up=_number(row.get("speed_up")),
+        num_params=whole(row.get("num_params")),
+        num_macs=whole(row.get("num_macs")),
+        predicted_ms=number(row.get("predicted_ms")),
+        measured_ms=number(measured.get("median_ms")),
+        measured_iqr_ms=number(measured.get("iqr_ms")),
+        speed_up=number(row.get("speed_up")),
         before=_scores(row.get("before")),
         after=_scores(row.get("after")),
-        tafid_floor=_number(row.get("tafid_floor")),
+        tafid_floor=number(row.get("tafid_floor")),
         aligned=row.get("aligned"),
+        target_device=text(row.get("target_device")),
+        **{name: number(row.get(name)) for name in ("target_ms", "target_low_ms", "target_high_ms")},
     )
 
 
 def _read_phases(path: Path) -> dict[str, float]:
-    return {phase: _needed(seconds, phase) for phase, seconds in _read_json(path)["phases"].items()}
+    return {phase: needed(seconds, phase) for phase, seconds in _read_json(path)["phases"].items()}
 
 
 def _read_images(folder: Path) -> tuple[ModelImages, ...]:
     """One row per model folder: the teacher first, then by name (callers reorder by the closing table)."""
     models = sorted((f for f in folder.iterdir() if f.is_dir()), key=lambda f: (f.name != "teacher", f.name))
 
-    def number(path: Path) -> tuple[int, str]:
+    def order(path: Path) -> tuple[int, str]:
         return (int(path.stem), "") if path.stem.isdigit() else (1 << 30, path.stem)
 
-    rows = [ModelImages(f.name, tuple(sorted(f.glob("*.png"), key=number))) for f in models]
+    rows = [ModelImages(f.name, tuple(sorted(f.glob("*.png"), key=order))) for f in models]
     return tuple(row for row in rows if row.files)
 
 

@@ -39,12 +39,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """A whole U-Net, measured and predicted; `check` points took no part in the fit."""
+    """A whole U-Net, measured and predicted; `check` points took no part in the fit.
+
+    low_ms, high_ms: 90 % interval of the prediction; None in profiles of the first format, which had none.
+    """
 
     candidate_id: str
     measured_ms: float
     predicted_ms: float
     role: Literal["fit", "check"]
+    low_ms: float | None = None
+    high_ms: float | None = None
 
     @property
     def error_pct(self) -> float:
@@ -54,7 +59,16 @@ class LatencyPoint:
 
 @dataclass(frozen=True)
 class Device:
-    """The device profile's facts that a reader wants."""
+    """The device profile's facts that a reader wants.
+
+    Attributes:
+        fitted_from: what it was fitted from, a key of `nas.latency.SOURCES`; None in profiles of the first format.
+        error: its error on networks that it did not see, as a sentence; empty where it says none.
+        p90_error_pct, spearman, coverage90: over these networks the 90th percentile of the absolute error, the rank
+            correlation, and the share (0 to 1) within their 90 % interval.
+        notes: what else it says of itself.
+        published: (what, published ms, predicted ms) of figures of others that it never saw.
+    """
 
     device: str
     runtime: str
@@ -62,6 +76,13 @@ class Device:
     threads: int | None
     conditions: Mapping[str, Any]
     points: tuple[LatencyPoint, ...]
+    fitted_from: str | None = None
+    error: str = ""
+    p90_error_pct: float | None = None
+    spearman: float | None = None
+    coverage90: float | None = None
+    notes: tuple[str, ...] = ()
+    published: tuple[tuple[str, float, float], ...] = ()
 
     def errors_pct(self, role: Literal["fit", "check"]) -> list[float]:
         """Absolute errors in percent of the points of one role."""
@@ -129,6 +150,8 @@ class ClosingRow:
     """One row of the closing table. `before` and `after` are before and after end-to-end alignment.
 
     `aligned` is False where the alignment brought the model no closer to the teacher and was not kept.
+    `predicted_ms` is of the device that was measured; where the search was for another one, `target_...` are that
+    one's name and prediction with its 90 % interval.
     """
 
     name: str
@@ -144,6 +167,10 @@ class ClosingRow:
     after: Scores
     tafid_floor: float | None
     aligned: bool | None = None
+    target_device: str | None = None
+    target_ms: float | None = None
+    target_low_ms: float | None = None
+    target_high_ms: float | None = None
 
     @property
     def is_teacher(self) -> bool:

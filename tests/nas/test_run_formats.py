@@ -85,6 +85,8 @@ def test_swap_table(tmp_path: Path) -> None:
 
 
 def test_device_profile(tmp_path: Path) -> None:
+    from nas.plots.format import milliseconds
+    from nas.report import render
     from search_spaces.space_file import load_space
     from tests.latency_predictors.made_up import synthetic
 
@@ -95,6 +97,15 @@ def test_device_profile(tmp_path: Path) -> None:
     assert device.errors_pct("fit") == pytest.approx([abs(c.error_pct) for c in profile.fitted])
     assert device.errors_pct("check") == pytest.approx([abs(c.error_pct) for c in profile.validation])
     assert profile.conditions is not None and device.conditions["num_cores"] == profile.conditions.num_cores
+    judged, found = profile.judgement, (device.p90_error_pct, device.spearman, device.coverage90)
+    assert judged is not None and found == (judged.p90_error_pct, judged.spearman, judged.coverage90)
+    assert device.fitted_from == profile.information == "blocks" and f"on {judged.num} unseen" in device.error
+    checks = [p for p in device.points if p.role == "check"]
+    assert [(p.low_ms, p.high_ms) for p in checks] == [(c.low_ms, c.high_ms) for c in profile.validation]
+    html = render(read_run(tmp_path))
+    assert "90 % intervals hold 100.0 % of the measurements" in html and "Spearman 1.000" in html
+    for check in profile.validation:
+        assert f"to {milliseconds(check.high_ms)}" in html
 
 
 def test_recipe_and_seconds(tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ from typer.testing import CliRunner
 from latency_predictors.calibration import build_profile
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.measurement import Measurement, current_conditions
+from latency_predictors.models.base import Prediction
+from latency_predictors.npu.profile import NpuProfile
 from latency_predictors.profile import DeviceProfile
 from latency_predictors.subjects import BASE, option_subject
+from nas.latency import DeviceLatency, device_facts
 from nas.plots.space import stage_options, teacher_treemap
+from nas.report.space_page import latency_sentences
 from nas.space_profile import profile_space
 from search_spaces.candidate import Candidate
 from search_spaces.costs import CostTable
@@ -185,8 +189,9 @@ def made_up_device(table: CostTable) -> DeviceProfile:
 
 
 def test_latency_of_a_sampled_space_is_bounded_exactly(table: CostTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = made_up_device(table)
-    latency = device.latency_ms(table.space, table.space.enumerate())
+    profile = made_up_device(table)
+    device = DeviceLatency(device_facts(profile), profile.tabulate(None, table.space, 8, 6))
+    latency = device.table.latency_ms(table.space.enumerate())
     limit = float(np.quantile(latency, 0.3))
     whole = profile_space(table, Precision.FP32, device, {"latency_ms": limit})
     assert whole.budgets[0].num_low == (latency <= limit).sum()
@@ -201,3 +206,55 @@ def test_latency_of_a_sampled_space_is_bounded_exactly(table: CostTable, monkeyp
     shares = [s.teacher_latency for s in sampled.stages]
     assert sum(share for share in shares if share is not None) == pytest.approx(1)
     assert "latency" in [button.label for button in teacher_treemap(sampled).layout.updatemenus[0].buttons]
+
+
+def test_a_pipeline_on_an_npu(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, joint: CostTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npu = NpuProfile.load("sm8750-w8a16")
+    device = DeviceLatency(device_facts(npu), npu.tabulate(unet, joint.space, 8, 6, vae=vae))
+    latency = device.table.latency_ms(joint.space.enumerate())
+    limit = float(np.quantile(latency, 0.3))
+    monkeypatch.setattr("nas.space_profile.MAX_COUNTED", 10)
+    monkeypatch.setattr("nas.space_profile.SAMPLE_SIZE", 50)
+    found = profile_space(joint, Precision.W8A16, device, {"latency_ms": limit})
+    cost = next(r for r in found.ranges if r.cost == "latency_ms")
+    # Linear for each number of steps: the ends are those of all candidates, seen or not.
+    assert cost.ends_are_exact and (cost.minimum, cost.maximum) == pytest.approx((latency.min(), latency.max()))
+    (budget,) = found.budgets
+    assert budget.certain and budget.num_low <= (latency <= limit).sum() <= budget.num_high
+    halves = {o.stage: o.latency_ms for o in found.options if o.stage in ("VE", "VD")}
+    assert set(halves) == {"VE", "VD"} and all(ms is not None and ms > 0 for ms in halves.values())
+    assert found.latency is not None and found.latency.num_extrapolating == found.latency.num_looked_at
+    assert 0 < found.latency.low_factor < 1 < found.latency.high_factor
+    said = " ".join(latency_sentences(found))
+    assert "SM8750" in said and "estimate" in said and "extrapolates to all" in said
+    assert f"{100 * (found.latency.high_factor - 1):.0f} % more" in said
+
+
+def test_ends_of_a_latency_that_is_no_sum_are_not_called_exact(
+    table: CostTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slowest:
+        """Stages that run side by side: as long as the one with the highest option number."""
+
+        space = table.space
+
+        def latency_ms(self, matrix: np.ndarray) -> np.ndarray:
+            return 1.0 + self.space.stage_rows(matrix).max(1)
+
+        def predict(self, matrix: np.ndarray) -> Prediction:
+            ms = self.latency_ms(matrix)
+            return Prediction(ms, 0.9 * ms, 1.1 * ms, ms < 0)
+
+        def option_ms(self, stage: str, option: str) -> float | None:
+            return None
+
+    facts = device_facts(made_up_device(table))
+    for counted in (True, False):
+        if not counted:
+            monkeypatch.setattr("nas.space_profile.MAX_COUNTED", 10)
+            monkeypatch.setattr("nas.space_profile.SAMPLE_SIZE", 20)
+        found = profile_space(table, Precision.FP32, DeviceLatency(facts, Slowest()), {"latency_ms": 2.0})
+        cost = next(r for r in found.ranges if r.cost == "latency_ms")
+        assert cost.ends_are_exact == counted and found.budgets[0].certain == counted

@@ -35,6 +35,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         (("--set", "search.workers=0"), "search.workers"),
         (("--set", "space=nanosdd"), "unknown search space 'nanosdd'"),
         (("--config", "no-such.yaml"), "cannot be read"),
+        (("--set", "calibration.profile=sm9999"), "give a file, or one of qcs8550-w8a16"),
     ],
 )
 def test_wrong_arguments(
@@ -50,7 +51,7 @@ def test_an_unreachable_budget_is_said_before_anything_is_trained(tmp_path: Path
 
     recipe = load_recipe(None, ["picks.max_params=5"])
     run = RunContext(recipe, RunDirectory(tmp_path))
-    run.__dict__["profile"] = _OneMillisecond()
+    run.__dict__["latency"] = _OneMillisecond()
     with pytest.raises(UserError, match=r"reaches .* parameters; raise picks"):
         check_budgets(run)
 
@@ -58,7 +59,7 @@ def test_an_unreachable_budget_is_said_before_anything_is_trained(tmp_path: Path
 class _OneMillisecond:
     """Every candidate takes one millisecond: budgets of parameters alone are looked at."""
 
-    def latency_ms(self, _space: object, matrix: object) -> object:
+    def latency_ms(self, matrix: object) -> object:
         import numpy as np
 
         return np.ones(len(matrix))  # type: ignore[arg-type]

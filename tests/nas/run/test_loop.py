@@ -194,6 +194,19 @@ def test_a_damaged_bank_file_is_named_and_once_deleted_trained_again(
     assert BlockBank(run.bank).has(victim.stem)
 
 
+def test_the_front_is_drawn_again_for_an_npu(killed_run: KilledRun) -> None:
+    path = killed_run[0]
+    said = json.loads(nanosd("retarget", path, "--device", "sm8750-w8a16", "--json").stdout)
+    done = pd.read_parquet(path / "candidates.parquet").set_index("id")
+    assert {c["candidate"] for c in said["candidates"]} == set(done.index)
+    for c in said["candidates"]:
+        assert c["here"]["latency_ms"] == done["latency_ms"][c["candidate"]]
+        assert c["here"]["on_front"] == done["on_front"][c["candidate"]]
+        assert c["there"]["extrapolates"] and c["there"]["low_ms"] < c["there"]["latency_ms"]
+    evaluated = set(done.index)
+    assert len(said["promising"]) <= 2 and not evaluated & {c["candidate"] for c in said["promising"]}
+
+
 def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: KilledRun) -> None:
     run = RunDirectory(killed_run[0])
     with run.lock():
