@@ -56,7 +56,7 @@ def propose_for(
     Each is the one that lowers the mean variance of the targets' log latencies most, given the rows `measured` and
     those already chosen: greedy I-optimal design, also known as active learning after Cohn (Cohn 1996; Seo et al.
     2000). D-optimal design (`propose`) asks for what is least like anything measured, the corners of a space; this one
-    asks for what tells most of the others, which matters with five measurements and no longer with ten
+    asks for what tells most of the others, which matters with ten measurements and fewer
     (docs/calibrating.md).
     O(targets * candidates + candidates^2) memory; latencies play no part.
 
