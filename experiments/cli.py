@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments.build_command import build
+from experiments.calibrate_command import calibrate
 from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
@@ -161,31 +162,9 @@ def export(
     print_json(written) if json else print_mapping(written)
 
 
-@app.command()
-def calibrate(
-    out: Annotated[Path, typer.Option(help="Device profile (JSON) to write.")],
-    config: Config = None,
-    set_: Set = None,
-    teacher: Teacher = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Measure every stage option on this machine and write a device profile that predicts any candidate."""
-    recipe = _recipe(config, set_ or [], teacher, None)
-    progress = _prepare()
-    if dry_run:
-        plan = _calibration_plan(recipe, out)
-        print_json(plan) if json else print_mapping(plan)
-        return
-    from nas import run as loop
-
-    profile = loop.calibrate(recipe, out, progress)
-    summary = profile.model_dump(mode="json", exclude={"base", "options", "model", "fitted", "validation"})
-    print_json(summary) if json else print_mapping(summary)
-
-
 app.command()(predict)
 app.command()(build)
+app.command()(calibrate)
 app.command()(measure)
 app.command()(retarget)
 
@@ -278,20 +257,6 @@ def _closing(run_dir: Path, json: bool) -> None:
         print_json({"run": run_dir, "report": run_dir / "report.html", "rows": read_closing(run_dir)})
     else:
         print_closing(run_dir)
-
-
-def _calibration_plan(recipe: "Recipe", out: Path) -> dict[str, object]:
-    from nas.run.context import check_unet_space
-    from search_spaces.space_file import load_space
-
-    space, settings = load_space(recipe.space), recipe.calibration
-    check_unet_space(space)
-    return {
-        "stage_options": sum(len(space.options[stage]) for stage in space.stages),
-        "whole_unets": settings.num_fit + settings.num_check,
-        "about_seconds": settings.max_seconds,
-        "writes": out,
-    }
 
 
 if __name__ == "__main__":

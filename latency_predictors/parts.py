@@ -110,7 +110,9 @@ class Parts:
             return self
         sums = np.array([part.kernels for part in self.all], np.float64)
         inputs = Inputs(np.array([part.kernels for part in measured], np.float64), self.kernel_names)
-        fitted = Nnls(scale=sums.mean(0)).fit(inputs, [part.timing.latency_ms for part in measured if part.timing])
+        fitted = Nnls(features="places", scale=sums.mean(0)).fit(
+            inputs, [part.timing.latency_ms for part in measured if part.timing]
+        )
         coefficients = np.array(fitted.coefficients)
         return self.estimated(coefficients[:-1], float(coefficients[-1]))
 

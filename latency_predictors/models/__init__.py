@@ -20,7 +20,7 @@ from latency_predictors.models.nnls import FittedNnls, Nnls
 from latency_predictors.models.onehot import FittedOneHot, OneHotRidge
 from latency_predictors.models.prior import LatencyPrior, learn_prior, unlearned_prior
 from latency_predictors.models.roofline import FittedRoofline, kernel_cost_ms, roofline
-from latency_predictors.models.select import propose
+from latency_predictors.models.select import propose, propose_for
 from search_spaces.errors import UserError
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "kernel_cost_ms",
     "learn_prior",
     "propose",
+    "propose_for",
     "roofline",
     "unlearned_prior",
 ]

@@ -186,3 +186,18 @@ def test_what_cannot_be_fitted(nanosd: SearchSpace, kernels: KernelTables) -> No
     with pytest.raises(UserError, match="kernel sums of"):
         fewer = SearchSpace(name="fewer", options=nanosd.options | {"E1": ("R", "RR")})
         fit_profile(fewer, kernels, Training(), FACTS, spec=SPEC)
+
+
+def test_blocks_that_mislead_give_way_to_the_networks(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    """Blocks timed alone pay for things that networks do not: here each pays a hundredfold, at random."""
+    known = training(nanosd, kernels, 12, 4)
+    rng = np.random.default_rng(0)
+    wrong = {n: measurement(n, t.latency_ms * float(rng.uniform(1, 100))) for n, t in known.parts.items()}
+    misled = fit_profile(nanosd, kernels, Training(wrong, known.networks), FACTS)
+    alone = fit_profile(nanosd, kernels, Training({}, known.networks), FACTS)
+    assert misled.information == "some_blocks" and misled.num_parts == 4
+    matrix = nanosd.sample(np.random.default_rng(1), 50)
+    assert misled.latency_ms(nanosd, matrix) == pytest.approx(alone.latency_ms(nanosd, matrix), rel=1e-9)
+    # Where too few networks can tell which is better, the blocks are believed.
+    few = Training(wrong, dict(list(known.networks.items())[:2]))
+    assert fit_profile(nanosd, kernels, few, FACTS).model.kind == "additive"

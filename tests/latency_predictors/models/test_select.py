@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latency_predictors.models import propose, unlearned_prior
+from latency_predictors.models import propose, propose_for, unlearned_prior
 from latency_predictors.models.prior import covariance
 from search_spaces.errors import UserError
 from tests.latency_predictors.models.devices import Devices
@@ -33,3 +33,30 @@ def test_all_can_be_asked_for_and_no_more() -> None:
         propose(prior, devices.inputs, [2], 6)
     with pytest.raises(UserError, match="row 6 of 6"):
         propose(prior, devices.inputs, [6], 1)
+
+
+@pytest.mark.parametrize("measured", [[], [3], [5, 0, 11]])
+def test_every_choice_leaves_the_targets_the_least_variance(measured: list[int]) -> None:
+    devices = Devices(num_networks=40, num_sources=0, seed=13)
+    offered, wanted = devices.inputs.rows(slice(0, 15)), devices.inputs.rows(slice(15, 40))
+    prior = unlearned_prior(devices.inputs)
+    variances = np.median(np.array(prior.variances), axis=0)
+    features = prior.features(devices.inputs)
+    noisy = covariance(variances, features.parts(features))
+    without_noise = noisy - variances[4] * np.eye(40)
+
+    def left_over(rows: list[int]) -> float:
+        """Mean posterior variance of the targets, from the dense formula."""
+        cross = without_noise[15:, rows]
+        return float(
+            np.mean(np.diag(without_noise)[15:] - np.sum(cross @ np.linalg.inv(noisy[np.ix_(rows, rows)]) * cross, 1))
+        )
+
+    have = list(measured)
+    for chosen in propose_for(prior, wanted, offered, measured, 4):
+        each = {row: left_over([*have, row]) for row in range(15) if row not in have}
+        assert each[chosen] == pytest.approx(min(each.values()), rel=1e-6)
+        have.append(chosen)
+    assert len(set(have)) == len(have)
+    with pytest.raises(UserError, match="16 candidates asked for, 15 are not measured"):
+        propose_for(prior, wanted, offered, [], 16)

@@ -1,0 +1,89 @@
+"""What `nanosd calibrate` prints of a profile: what it is, how good it is, what to do next."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.output import print_json, print_mapping
+
+if TYPE_CHECKING:
+    from latency_predictors.judging import Verdict
+    from latency_predictors.profile import DeviceProfile
+
+
+def show(profile: "DeviceProfile", out: Path, json: bool, extra: dict[str, Any] | None = None) -> None:
+    """Print what a new profile is and how good: a table and the verdict, or one JSON document with `extra`."""
+    from latency_predictors.evaluation import evaluate
+
+    found = evaluate(profile)
+    summary: dict[str, Any] = {
+        "profile": out,
+        "device": found.device,
+        "runtime": found.runtime,
+        "precision": found.precision,
+        "threads": found.threads,
+        "toolchain": found.toolchain,
+        "space": found.space,
+        "latent_size": found.latent_size,
+        "information": found.information,
+        "num_parts": found.num_parts,
+        "num_networks": found.num_networks,
+        "judgement": None if found.judgement is None else found.judgement.model_dump(mode="json"),
+        "repeatability_pct": found.repeatability_pct,
+        "tie_pct": found.tie_pct,
+    }
+    if json:
+        print_json({**summary, "verdict": _verdict(found.verdict), **(extra or {})})
+        return
+    print_mapping({key: value for key, value in summary.items() if value is not None})
+    _print_verdict(found.verdict)
+
+
+def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
+    """Judge the profile of a file or a name, write its page, and print the verdict."""
+    from nas.quiet import quiet
+
+    quiet()
+    from latency_predictors.npu.profile import NpuProfile
+    from latency_predictors.profile_file import load_profile
+
+    loaded = load_profile(str(path))
+    page = out or Path(f"{path.stem}.html")
+    if isinstance(loaded, NpuProfile):
+        from latency_predictors.judging import judge_npu
+        from nas.report.profile_page import write_npu_page
+
+        verdict = judge_npu(loaded.errors)
+        write_npu_page(loaded, verdict, page)
+        summary: dict[str, Any] = {"device": loaded.device, "precision": loaded.precision.value}
+    else:
+        from latency_predictors.evaluation import evaluate
+        from nas.report.profile_page import write_profile_page
+
+        found = evaluate(loaded)
+        write_profile_page(found, page)
+        if not json:
+            show(loaded, path, json)
+            print(f"page: {page}")
+            return
+        verdict, summary = found.verdict, {**asdict(found), "judgement": found.judgement}
+        if found.judgement is not None:
+            summary["judgement"] = found.judgement.model_dump(mode="json")
+    if json:
+        print_json({**summary, "verdict": _verdict(verdict), "page": page})
+        return
+    print_mapping(summary)
+    _print_verdict(verdict)
+    print(f"page: {page}")
+
+
+def _verdict(verdict: "Verdict") -> dict[str, Any]:
+    return {**asdict(verdict), "words": verdict.words}
+
+
+def _print_verdict(verdict: "Verdict") -> None:
+    print(f"verdict: {verdict.words}")
+    for sentence in verdict.reasons:
+        print(f"  {sentence}")
+    for sentence in verdict.next_steps:
+        print(f"  next: {sentence}")

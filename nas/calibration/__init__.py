@@ -1,0 +1,1 @@
+"""Device profiles from what others measured, from little, and from a few measurements chosen for what they tell."""

@@ -1,0 +1,125 @@
+"""Verdicts: the rule, what a tie is, and which options errors are laid to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latency_predictors.judgement import Judgement
+from latency_predictors.judging import judge, judge_npu, level_of, repeatability_of, tie_of
+from latency_predictors.npu.profile import NpuProfile
+from latency_predictors.stage_errors import biased, option_errors
+from tests.latency_predictors.made_up import measurement
+
+
+def errors(spearman: float | None, p90: float, num: int = 50, coverage: float = 0.9) -> Judgement:
+    return Judgement(
+        how="unseen",
+        num=num,
+        median_error_pct=p90 / 3,
+        p90_error_pct=p90,
+        within10=0.9,
+        spearman=spearman,
+        kendall=spearman,
+        coverage90=coverage,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spearman", "p90", "num", "level"),
+    [
+        (0.95, 12.0, 10, "fit"),
+        (0.95, 12.1, 50, "care"),
+        (0.949, 1.0, 50, "care"),
+        (0.99, 1.0, 9, "care"),
+        (0.85, 25.0, 50, "care"),
+        (0.84, 5.0, 50, "unfit"),
+        (0.99, 25.1, 50, "unfit"),
+        (None, 1.0, 50, "unjudged"),
+    ],
+)
+def test_the_rule(spearman: float | None, p90: float, num: int, level: str) -> None:
+    assert level_of(errors(spearman, p90, num)) == judge(errors(spearman, p90, num)).level == level
+
+
+def test_words_follow_the_figures() -> None:
+    assert judge(None).level == "unjudged" and "--budget" in judge(None).next_steps[0]
+    good = judge(errors(0.99, 5.0), 4.2, 1.0)
+    assert any("less than 4 % are ties" in r for r in good.reasons) and any("+-1.0 %" in r for r in good.reasons)
+    noisy = judge(errors(0.9, 20.0, coverage=0.6), 20.0, 11.0, biased=["x"], extrapolating_pct=50)
+    text = " ".join([*noisy.reasons, *noisy.next_steps])
+    assert "measure longer" in text and "too narrow" in text and "50 % of the candidates" in text and "x" in text
+    assert "noise floor is not known" in " ".join(judge(errors(0.9, 20.0)).reasons)
+
+
+@given(spread=st.floats(0.005, 0.2), bias=st.floats(-0.5, 0.5))
+def test_beyond_a_tie_nine_of_ten_orders_are_right(spread: float, bias: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = bias + spread * rng.standard_normal((2, 20_000))
+    tie = tie_of(drawn.ravel())
+    assert tie is not None
+    # Two networks whose predictions differ by just the tie: the order of the truths is right 9 times in 10.
+    truth = drawn[1] - drawn[0] - np.log1p(tie / 100)
+    assert np.mean(truth < 0) == pytest.approx(0.9, abs=0.01)
+    assert tie_of([0.1]) is None
+
+
+def test_repeatability_is_that_of_our_own_measurements() -> None:
+    exact = measurement("base", 2.0)
+    assert repeatability_of(exact) == 0.0
+    assert repeatability_of(exact.model_copy(update={"ci95_ms": (1.9, 2.1)})) == pytest.approx(5.0)
+
+
+def _networks(seed: int, num: int = 60) -> list[dict[str, str]]:
+    rng = np.random.default_rng(seed)
+    return [{"E1": "abcd"[rng.integers(4)], "D1": "xyz"[rng.integers(3)], "deep": "none"} for _ in range(num)]
+
+
+def test_a_planted_error_is_found_and_noise_is_not() -> None:
+    rng = np.random.default_rng(1)
+    networks = _networks(1)
+    noise = 0.01 * rng.standard_normal(len(networks))
+    planted = noise + np.array([0.10 * (n["E1"] == "a") for n in networks])
+    found = option_errors(networks, planted)
+    assert {e.stage for e in found} == {"E1", "D1"}
+    # What is left after the mean over the four options is taken out: 10 % for a, against 0 for the other three.
+    effect = {(e.stage, e.option): e for e in found}
+    assert effect["E1", "a"].error_pct - effect["E1", "b"].error_pct == pytest.approx(10.5, abs=1.5)
+    assert [e.option for e in found if e.is_certain and e.error_pct > 0] == ["a"]
+    assert biased(found)[0].startswith("networks with a at E1 are predicted ") and "too high" in biased(found)[0]
+    assert not any(e.is_certain for e in option_errors(networks, noise))
+    assert option_errors(networks[:2], [0.1, 0.2]) == [] and option_errors([], []) == []
+
+
+def test_effects_are_those_of_the_dense_formula() -> None:
+    """With the variances that were found, the posterior by inverting the covariance of the errors."""
+    networks = _networks(2, 30)
+    rng = np.random.default_rng(2)
+    target = np.array([0.05 * (n["D1"] == "z") for n in networks]) + 0.02 * rng.standard_normal(30)
+    found = option_errors(networks, list(target))
+    design = np.array([[float(n[e.stage] == e.option) for e in found] for n in networks])
+    design -= design.mean(0)
+    centred = target - target.mean()
+    best = max(
+        (
+            -0.5 * 29 * np.log(quadratic) - 0.5 * np.linalg.slogdet(np.eye(30) + ratio * design @ design.T)[1],
+            ratio,
+            quadratic / 29,
+        )
+        for ratio in np.geomspace(1e-4, 1e2, 60)
+        for quadratic in [centred @ np.linalg.solve(np.eye(30) + ratio * design @ design.T, centred)]
+    )
+    _, ratio, noise = best
+    gain = ratio * design.T @ np.linalg.inv(np.eye(30) + ratio * design @ design.T)
+    mean = gain @ centred
+    variance = noise * np.diag(ratio * np.eye(len(found)) - ratio * gain @ design)
+    assert [e.error_pct for e in found] == pytest.approx(100 * np.expm1(mean))
+    assert [e.std_pct for e in found] == pytest.approx(100 * np.exp(mean) * np.sqrt(variance))
+
+
+def test_an_npu_profile_is_not_judged_on_candidates() -> None:
+    verdict = judge_npu(NpuProfile.load("sm8750-w8a16").errors)
+    assert verdict.level == "unjudged" and any("no candidate was measured" in r for r in verdict.reasons)
+    assert any("90th percentile" in r for r in verdict.reasons) and any("published" in r for r in verdict.reasons)
