@@ -28,10 +28,11 @@ _LEAST_AFFINE = 3
 #: Standard deviation of the log error that a fit is expected to have before its leave-one-out errors are seen: a
 #: constant, and so much for every unit of the log sums' own standard deviation (networks that differ fiftyfold are
 #: further from one line than those that differ threefold); and as how many networks' errors that counts. Chosen on
-#: recorded calibrations of ten networks and fifty unseen ones.
+#: eight recorded calibrations of sixty networks, ten of which (the largest and the smallest among them) are fitted:
+#: 90 % intervals cover .83 to .98 of the others with a count of 5, .85 to .97 with 3 (means of 40 draws).
 PRIOR_LOG_STD = 0.025
 PRIOR_LOG_STD_PER_SPREAD = 0.02
-PRIOR_COUNT = 5.0
+PRIOR_COUNT = 3.0
 
 
 class Additive(BaseModel):
