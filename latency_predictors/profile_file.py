@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from latency_predictors.profile_checksum import check_checksum, without_checksum
 from latency_predictors.shipped_profiles import shipped_profiles
 from search_spaces.errors import UserError
 
@@ -73,9 +74,12 @@ def _device_profile(path: Path, data: Any) -> DeviceProfile:
             return DeviceProfileV1.model_validate_json(json.dumps(data)).converted()
         from latency_predictors.profile import DeviceProfile
 
-        return DeviceProfile.model_validate_json(json.dumps(data))
+        profile = DeviceProfile.model_validate_json(json.dumps(without_checksum(data)))
     except ValidationError as error:
         raise UserError(f"device profile {path}: {_first(error)}; {MEND}") from None
+    # Last, so that a message names the field wherever the content alone tells it.
+    check_checksum(data, f"device profile {path}", MEND)
+    return profile
 
 
 def _first(error: ValidationError) -> str:
