@@ -12,7 +12,8 @@ from search_spaces.options import NONE
 from search_spaces.space import SearchSpace, listed
 
 if TYPE_CHECKING:
-    from latency_predictors.profile import DeviceProfile, Part
+    from latency_predictors.profile import DeviceProfile
+    from latency_predictors.profile_records import Part
 
 #: Latents and texts larger than these are no network's; kernel sums beyond 2^53 are not exact as floats.
 MOST_LATENTS, MOST_TOKENS = 2**14, 2**20

@@ -230,7 +230,11 @@ def _result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return output
 
 
-def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], Any]:
+def _blank(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+
+
+def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 

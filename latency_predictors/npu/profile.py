@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from latency_predictors.npu.roofline import Attention, Positive, Roofline, Work,
 from latency_predictors.profile_checks import MOST_LATENTS
 from latency_predictors.profile_checksum import check_checksum, with_checksum, without_checksum
 from latency_predictors.shipped_profiles import shipped_profiles
+from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.space import Indices, SearchSpace
@@ -143,11 +142,8 @@ class NpuProfile(BaseModel):
         return profile
 
     def save(self, path: Path) -> None:
-        """Writes JSON; the file is complete or not there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(with_checksum(self.model_dump(mode="json")), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        """Writes JSON; the file is complete or not there. UserError: the place is full, read-only or no folder."""
+        write_json(path, with_checksum(self.model_dump(mode="json")))
 
     def trace_ms(self, trace: Trace) -> float:
         """Latency in ms of a whole recorded network."""
