@@ -65,7 +65,9 @@ def _check_space(profile: DeviceProfile) -> None:
 
 def _check_part(profile: DeviceProfile, name: str, part: Part) -> None:
     if len(part.kernels) != len(profile.kernel_names):
-        raise ValueError(f"{name}.kernels: {len(part.kernels)} sums; needed is one per kernel name")
+        raise ValueError(
+            f"{name}.kernels: {len(part.kernels)} sums; needed are {len(profile.kernel_names)}, as kernel_names"
+        )
     if any(value > _LARGEST_SUM for value in part.kernels):
         raise ValueError(f"{name}.kernels: {max(part.kernels)}; legal are sums up to 2^53")
     if profile.model.kind == "additive" and part.latency_ms is None:

@@ -51,7 +51,7 @@ def read_device_profile(path: Path) -> DeviceProfile:
 
 
 def _is_npu(data: Any) -> bool:
-    return isinstance(data, dict) and "roofline" in data
+    return isinstance(data, dict) and ("roofline" in data or data.get("kind") == "npu")
 
 
 def _read(path: Path) -> Any:
@@ -84,7 +84,11 @@ def _device_profile(path: Path, data: Any) -> DeviceProfile:
 
 def _first(error: ValidationError) -> str:
     first: Any = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS) or "content"
+    where = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS)
+    if first["type"] == "value_error":  # between fields, which it names
+        said = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" if where else said
+    where = where or "content"
     value = "" if first["type"] in ("json_invalid", "missing") else f" is {_short(first['input'])}:"
     return f"{where}{value} {first['msg']}"
 

@@ -18,7 +18,7 @@ from latency_predictors.models.base import (
     check_latency,
     interval,
 )
-from latency_predictors.models.fields import Positives
+from latency_predictors.models.fields import Finite, Positive, Positives
 from search_spaces.errors import UserError
 
 #: Squared log error that no curve's mean is taken to be below: one that fits exactly has all the weight.
@@ -149,14 +149,14 @@ class FittedAdditive(FittedModel):
     """
 
     kind: Literal["additive"] = "additive"
-    intercept_ms: float = Field(allow_inf_nan=False)
-    scale: float = Field(gt=0, allow_inf_nan=False)
-    log_factor: float = Field(allow_inf_nan=False)
-    exponent: float = Field(allow_inf_nan=False)
+    intercept_ms: Finite
+    scale: Positive
+    log_factor: Finite
+    exponent: Finite
     power_weight: float = Field(ge=0, le=1)
     sums_ms: Positives
-    prior_log_std: float = Field(gt=0, allow_inf_nan=False)
-    prior_count: float = Field(gt=0, allow_inf_nan=False)
+    prior_log_std: Positive
+    prior_count: Positive
 
     @model_validator(mode="after")
     def _is_one_curve(self) -> Self:

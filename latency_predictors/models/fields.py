@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, FiniteFloat
+from pydantic import BeforeValidator, Field
 
 
 def _as_lists(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: No number of a model is near it; its square is still a number.
+_LARGEST = 1e100
+Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 Digit = Annotated[int, Field(ge=0, lt=2**31)]
-Vector = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_lists)]
+Vector = Annotated[tuple[Finite, ...], BeforeValidator(_as_lists)]
 NonNegatives = Annotated[tuple[NonNegative, ...], BeforeValidator(_as_lists)]
 Positives = Annotated[tuple[Positive, ...], BeforeValidator(_as_lists)]
-Matrix = Annotated[tuple[tuple[FiniteFloat, ...], ...], BeforeValidator(_as_lists)]
+Matrix = Annotated[tuple[tuple[Finite, ...], ...], BeforeValidator(_as_lists)]
 NonNegativeMatrix = Annotated[tuple[tuple[NonNegative, ...], ...], BeforeValidator(_as_lists)]
 PositiveMatrix = Annotated[tuple[tuple[Positive, ...], ...], BeforeValidator(_as_lists)]
 DigitMatrix = Annotated[tuple[tuple[Digit, ...], ...], BeforeValidator(_as_lists)]

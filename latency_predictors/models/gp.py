@@ -8,11 +8,12 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from latency_predictors.models.base import Array, FittedModel, Inputs, Prediction, Support, check_latency, interval
 from latency_predictors.models.fields import (
     DigitMatrix,
+    Finite,
     NonNegativeMatrix,
     NonNegatives,
     PositiveMatrix,
@@ -90,7 +91,7 @@ class FittedGp(FittedModel):
     kind: Literal["gp"] = "gp"
     prior: LatencyPrior
     setting_weights: NonNegatives
-    shift: FiniteFloat
+    shift: Finite
     residual: Vector
     kernels: NonNegativeMatrix
     structure: DigitMatrix | None

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from latency_predictors.models.base import (
     Array,
@@ -18,7 +18,7 @@ from latency_predictors.models.base import (
     check_latency,
     loo_interval,
 )
-from latency_predictors.models.fields import Vector
+from latency_predictors.models.fields import Finite, Vector
 from search_spaces.errors import UserError
 
 
@@ -72,7 +72,7 @@ class FittedOneHot(FittedModel):
     num_options: PositiveInt
     pairs: bool
     weights: Vector
-    intercept: FiniteFloat
+    intercept: Finite
 
     @model_validator(mode="after")
     def _has_whole_decisions(self) -> Self:
