@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from latency_predictors.information import INFORMATION, PUBLIC
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,24 +19,13 @@ if TYPE_CHECKING:
     from latency_predictors.profile import DeviceProfile
     from search_spaces.space import SearchSpace
 
-PUBLIC = "public"
-#: What a device profile was fitted from (its field `information`), in words.
-SOURCES = {
-    "spec_sheet": "a spec sheet alone; nothing was measured on the device",
-    "anchor": "one measured latency",
-    "networks": "measured whole networks, no stage option by itself",
-    "some_blocks": "some measured stage options; the others are estimated",
-    "blocks": "every stage option, measured, and whole networks",
-    PUBLIC: "public measurements of whole models; no stage option or candidate was measured on the device",
-}
-
 
 @dataclass(frozen=True)
 class DeviceFacts:
     """What a profile speaks of, and how far to trust it.
 
     Attributes:
-        fitted_from: a key of ``SOURCES``.
+        fitted_from: a key of ``INFORMATION``.
         error: its error on networks that it did not see, as a sentence; empty where it has none.
         notes: what else it says of itself.
     """
@@ -75,7 +65,7 @@ def trust(facts: DeviceFacts, num_extrapolating: int, num: int) -> list[str]:
     """What to know of a device's latencies before reading them, in sentences; `num` candidates were predicted."""
     said = [
         f"Latency on {facts.device} is {'predicted from measurements' if facts.is_measured else 'an estimate'}. Its "
-        f"profile was fitted to {SOURCES[facts.fitted_from]}."
+        f"profile was fitted to {INFORMATION[facts.fitted_from]}."
     ]
     if facts.error:
         said[0] += f" {facts.error[:1].upper()}{facts.error[1:]}."

@@ -31,6 +31,7 @@ import numpy as np
 
 from experiments.bench.latency_spaces import SPACES, LatencySpace
 from experiments.bench.latency_spaces.table import Table, read_table
+from latency_predictors.judgement import is_covered, rank_correlations
 from latency_predictors.models import (
     Ensemble,
     Gp,
@@ -132,12 +133,10 @@ def score(prediction: Prediction, measured_ms: Array) -> tuple[float, ...]:
 
     A constant prediction ranks nothing; its correlation counts as 0.
     """
-    from scipy.stats import spearmanr
-
     predicted = prediction.latency_ms
-    rank = float(spearmanr(predicted, measured_ms).statistic) if np.ptp(predicted) and np.ptp(measured_ms) else 0.0
+    rank = rank_correlations(measured_ms, predicted)[0] or 0.0
     relative = np.abs(predicted / measured_ms - 1.0)
-    covered = (prediction.low_ms <= measured_ms) & (measured_ms <= prediction.high_ms)
+    covered = is_covered(measured_ms, prediction)
     return (rank, 100.0 * float(relative.mean()), float((relative <= 0.1).mean()), float(covered.mean()))
 
 

@@ -36,6 +36,8 @@ from latency_predictors.runners.base import Announce, MeasureSettings
 Run = Callable[[], object]
 
 _LONG_RUN_MS = 100.0  # above this cold instructions are lost in the run's own length
+_WARM_RUN_MS = 1000.0  # a run of this length is warm after one: what it allocates is there, caches hold none of it
+_PASS_MS = 60_000.0  # about the most that a kill may lose
 _LINE = 8  # float64 values of a cache line: one of them brings in the line
 _DEFAULT_CACHE_BYTES = 32 << 20
 _MAX_EVICT_BYTES = 256 << 20
@@ -56,7 +58,7 @@ def round_robin(
     load_primer: Callable[[], Run],
     announce: Announce | None = None,
 ) -> Iterator[dict[str, Samples]]:
-    """Endless passes over the runs.
+    """Endless passes over the runs, each of `rounds_per_pass` rounds, or of as many (at least one) as last a minute.
 
     `single_thread` says that a run stays on the calling thread. `load_primer` is called once if at
     all: a primer of long runs need not be in memory. `announce` is told which subject is turned to, each time.
@@ -74,9 +76,10 @@ def round_robin(
     block = np.ones(_evict_bytes() // 8)
     rng = np.random.default_rng(settings.seed)
     names = list(runs)
+    num_rounds = max(1, min(settings.rounds_per_pass, int(_PASS_MS / max(1e-6, sum(length_ms.values())))))
     while True:
         samples = {name: Samples([], []) for name in names}
-        for _ in range(settings.rounds_per_pass):
+        for _ in range(num_rounds):
             for index in rng.permutation(len(names)):
                 name = names[index]
                 turn_to(name)
@@ -100,12 +103,14 @@ def _time_once(run: Run, samples: Samples, single_thread: bool) -> None:
 
 
 def _warm_up(run: Run, num_runs: int) -> float:
-    """Lets the runtime allocate its arena; the length of the last run, milliseconds."""
+    """Lets the runtime allocate its arena, once where runs are long; the length of the last run, milliseconds."""
     length_ms = 0.0
     for _ in range(num_runs):
         begin = time.perf_counter_ns()
         run()
         length_ms = (time.perf_counter_ns() - begin) / 1e6
+        if length_ms >= _WARM_RUN_MS:
+            break
     return length_ms
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from latency_predictors.information import INFORMATION
 from nas import plots
-from nas.latency import SOURCES
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
 from nas.report import models, page
@@ -86,7 +86,7 @@ def calibration(run: RunData) -> str:
     if device is None:
         reason = run.missing.get("device", "device_profile.json says nothing of its device")
         return page.section("latency", title, "Where the latencies come from.", page.missing(reason))
-    known = SOURCES.get(device.fitted_from or "")
+    known = INFORMATION.get(device.fitted_from or "")
     lead = f"Latency on {device.device} is predicted" + (f" by a fit to {known}." if known else ".")
     if not device.points:
         return page.section("latency", title, page.text(lead), *_never_measured(device))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.latency import PUBLIC, npu_error, npu_title, unseen_error
+from latency_predictors.information import PUBLIC
+from nas.latency import npu_error, npu_title, unseen_error
 from nas.run_data.types import Device, LatencyPoint
 from nas.run_data.values import needed, number, text, whole
 

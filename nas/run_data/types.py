@@ -62,7 +62,8 @@ class Device:
     """The device profile's facts that a reader wants.
 
     Attributes:
-        fitted_from: what it was fitted from, a key of `nas.latency.SOURCES`; None in profiles of the first format.
+        fitted_from: what it was fitted from, a key of `latency_predictors.information.INFORMATION`; None in profiles of
+            the first format.
         error: its error on networks that it did not see, as a sentence; empty where it says none.
         p90_error_pct, spearman, coverage90: over these networks the 90th percentile of the absolute error, the rank
             correlation, and the share (0 to 1) within their 90 % interval.

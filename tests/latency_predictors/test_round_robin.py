@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from latency_predictors.measurement import Recording, current_conditions
 from latency_predictors.runners.base import MeasureSettings
@@ -109,3 +110,17 @@ def test_a_session_counts_what_runs_took_on_another_device() -> None:
     assert not session.is_over  # that was another session's
     session.add({"a": earlier.model_copy(update={"pass_id": time.time_ns()})})
     assert session.is_over
+
+
+def test_long_runs_are_warmed_up_once_and_passes_stay_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latency_predictors.runners import round_robin as module
+
+    monkeypatch.setattr(module, "_WARM_RUN_MS", 4.0)
+    monkeypatch.setattr(module, "_PASS_MS", 12.0)
+    order: list[str] = []
+    runs = {"long": lambda: (order.append("long"), time.sleep(0.005)), "short": lambda: order.append("short")}
+    settings = MeasureSettings(warm_up=3, rounds_per_pass=5)
+    samples = next(round_robin(runs, settings, single_thread=False, load_primer=lambda: spin(0)))
+    assert order[:4] == ["long", "short", "short", "short"]
+    # A round lasts 5 ms or a little more, so 12 ms hold one or two of the five rounds asked for.
+    assert 1 <= len(samples["long"].wall_ms) <= 2
