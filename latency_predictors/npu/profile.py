@@ -168,7 +168,8 @@ class NpuProfile(BaseModel):
         """The same from options that were traced already."""
 
         def milliseconds(trace: Trace) -> float:
-            return operators_ms(self.roofline, Work.of(trace, self.precision, self.attention))
+            with np.errstate(all="ignore"):  # what is no number in the end is refused when it predicts
+                return operators_ms(self.roofline, Work.of(trace, self.precision, self.attention))
 
         options = {
             stage: np.array([milliseconds(cost.trace) for cost in stage_options])
@@ -203,7 +204,7 @@ class NpuTable:
         """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions)."""
         latency_ms, factor = self.latency_ms(matrix), self.interval_factor
         outside = np.full(len(latency_ms), self.extrapolates)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             found = Prediction(latency_ms, latency_ms / factor, latency_ms * factor, outside)
         return found.checked("NPU profile")
 
