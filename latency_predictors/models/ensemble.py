@@ -114,7 +114,7 @@ class FittedEnsemble(FittedModel):
         check_weights("weights", self.weights)
         for member in members:
             if (member.kernel_names, member.num_sources) != (self.kernel_names, self.num_sources):
-                raise ValueError(f"kernel_names, num_sources: those of the {member.kind} member are others")
+                raise ValueError("kernel_names, num_sources: a member has others")
             check_length("loo_log_errors", self.loo_log_errors, len(member.loo_log_errors), "as its members have")
         return self
 
