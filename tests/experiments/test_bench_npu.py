@@ -73,6 +73,32 @@ def test_predictions_do_not_depend_on_what_is_asked_for(data):
     np.testing.assert_array_equal(task.predict(task.pool[:10]).mean, before)
 
 
+def test_the_mean_with_contradicted_figures_stands_beside_the_one_without(data, capsys):
+    """A text encoder of d2 runs four times slower than the same graph in another model."""
+    row = next(line for line in data.read_text().splitlines() if "v1_5,unet" in line and ",d2," in line).split(",")
+    lines = []
+    for device in range(5):
+        for model, factor in (("stable_diffusion_v1_5", 1), ("controlnet_canny", 4 if device == 2 else 1)):
+            values = dict(zip(COLUMNS, row, strict=True)) | {"model": model, "component": "text_encoder"}
+            values |= {"device": f"d{device}", "ms": str(3.0 * factor)}
+            lines.append(",".join(values[name] for name in COLUMNS))
+    data.write_text(data.read_text() + "\n".join(lines) + "\n")
+    assert main(["--data", str(data), "--n", "10", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    without, with_slowed = figures["targets"]["d2"]["10"], figures["targets_with_slowed"]["d2"]["10"]
+    assert list(figures["targets_with_slowed"]) == ["d2"]
+    assert (without["num_asked"], with_slowed["num_asked"]) == (6, 7)
+    # Predicted about right, a figure that is four times too high is off by three quarters.
+    assert with_slowed["mape"] == pytest.approx((6 * without["mape"] + 75) / 7, abs=3)
+    scores = {**figures["targets"], **figures["targets_with_slowed"]}
+    assert figures["mean_with_slowed"]["10"]["mape"] == pytest.approx(
+        np.mean([s["10"]["mape"] for s in scores.values()])
+    )
+    assert main(["--data", str(data), "--n", "10"]) == 0
+    shown = capsys.readouterr().out
+    assert "mean, with slowed" in shown and "slowed: d2: controlnet_canny/text_encoder" in shown
+
+
 def test_targets_can_be_named(data, capsys):
     assert main(["--data", str(data), "--targets", "d1, d3", "--n", "2", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)["targets"]) == ["d1", "d3"]

@@ -133,7 +133,12 @@ def test_document_has_every_figure_and_says_what_was_dropped(table: Path, capsys
     assert dropped["b"]["num_rows"] == 4 and sorted(dropped["b"]["why"].values()) == [1, 1, 2]
     assert dropped["broken"]["num_rows"] == 1900
     assert latency.main([*arguments, "--targets", "a"]) == 0
-    assert "dropped 4 rows of b" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dropped 4 rows of b" in shown
+    beats = [line for line in shown.splitlines() if line.startswith("beats, n = ")]
+    assert [line.split(":")[0] for line in beats] == ["beats, n = 5", "beats, n = 10"]
+    ours, nnls = (document["targets"]["a"]["10"][name]["mape"] for name in ("ours", "nnls"))
+    assert f"MAPE {ours:.2f} against" in beats[1] and f"nnls {nnls:.2f} ({int(ours < nnls)} of 1 targets)" in beats[1]
 
 
 def test_the_same_seed_gives_the_same_figures(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
