@@ -155,6 +155,7 @@ def test_an_npu_profile_knows_sd15_by_name(capsys: pytest.CaptureFixture[str]) -
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964, "Stable Diffusion 1.5's"
 
 
+@pytest.mark.slow
 def test_an_npu_profile_predicts_a_teachers_candidates(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = ran(capsys, "sm8750-w8a16", README_EXAMPLE, "--teacher", "toy")
     assert row["low_ms"] < row["latency_ms"] < row["high_ms"]
