@@ -110,7 +110,7 @@ class OnnxRuntimeRunner:
             return None
         from latency_predictors.cpu_quantization import quantize_for_cpu
 
-        return quantize_for_cpu(graph, samples, self._precision)
+        return quantize_for_cpu(graph, samples, self._precision, count_macs=True)
 
     def passes(
         self,
