@@ -130,7 +130,8 @@ def run(
     made = spec.make()
     facts = {"device": made.device, "runtime": made.runtime, "precision": made.precision, "threads": made.threads}
     ensure_writable(out)
-    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts})
+    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
+    journal.identify(planned.digests)
     if retry_failed:
         journal.retry(planned.names)
     with Progress().phase("measure", len(planned.names)) as phase:

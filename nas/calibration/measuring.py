@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latency_predictors.imported import BASE
+from latency_predictors.subject_names import BASE
 from nas.calibration.given import Given, fit, read
 from nas.calibration.proposing import Outcome, Plan, earlier_profile, proposals, stop_reason
 from nas.calibration.target import Target
@@ -57,7 +57,7 @@ def measure(
     # Apart from the files of a calibration that measures everything: its graphs have the teacher's weights.
     work = out.with_name(out.name + ".work") / "budget"
     ensure_writable(work)
-    journal = Journal(work / "measurements.jsonl", _context(target, facts))
+    journal = Journal(work / "measurements.jsonl", _context(target, {**facts, "options": runner.context}))
     graphs = TeacherGraphs(target.subjects)
     journal.retry(list(journal.failed))
     profile = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latency_predictors.subject_names import graph_name
 from nas.calibration.given import Given, Known, fit, read
 from nas.calibration.target import Target
 from search_spaces.errors import UserError
@@ -143,11 +144,6 @@ def export_graph(target: Target, name: str, folder: Path) -> Path:
 def asking_file(out: Path) -> Path:
     """Where the profile at `out` asks for measurements: `pixel.to_measure.csv` for `pixel.json`."""
     return out.with_name(f"{out.stem}.to_measure.csv")
-
-
-def graph_name(subject: str) -> str:
-    """File name of a subject's graph."""
-    return subject.replace("/", "_") + ".onnx"
 
 
 def earlier_profile(out: Path) -> DeviceProfile | None:
