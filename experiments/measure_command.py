@@ -1,11 +1,11 @@
 """`nanosd measure`: latencies of blocks, whole networks and single operators, as a file to calibrate from."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from experiments.option_text import key_values
 from experiments.output import print_json, print_mapping, print_rows, say
 from search_spaces.errors import UserError
 
@@ -74,7 +74,7 @@ def measure(
     from nas.quiet import quiet
 
     given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
-    options = {key: value for key, value in given.items() if value is not None} | _options(option or [])
+    options = {key: value for key, value in given.items() if value is not None} | key_values(option or [])
     runner_options(runner, options)  # an unknown name is said before anything is loaded
     spec = RunnerSpec(name=runner, options=options)
     wanted = Wanted(
@@ -130,7 +130,8 @@ def run(
     made = spec.make()
     facts = {"device": made.device, "runtime": made.runtime, "precision": made.precision, "threads": made.threads}
     ensure_writable(out)
-    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts})
+    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
+    journal.identify(planned.digests)
     if retry_failed:
         journal.retry(planned.names)
     with Progress().phase("measure", len(planned.names)) as phase:
@@ -200,17 +201,3 @@ def _cores(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--cores {text}: not whole numbers with commas between, such as 0,1") from None
-
-
-def _options(texts: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the value as JSON where it is JSON, as text otherwise."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--option {text}: not KEY=VALUE, such as serial=emulator-5554")
-        try:
-            found[key] = json_module.loads(value)
-        except ValueError:
-            found[key] = value
-    return found

@@ -66,7 +66,7 @@ def compile_all(planned: Plan, spec: RunnerSpec, out: Path, *, check: bool, json
     if far:
         say(
             f"{len(far)} of those emulated are more than {100 * _MAX_ERROR_L2:g} % (relative L2) from float32: "
-            f"{', '.join(far[:5])}{' ...' if len(far) > 5 else ''}; see docs/qualcomm-npu.md for maps below 16x16"
+            f"{', '.join(far[:5])}{' ...' if len(far) > 5 else ''}; see docs/qualcomm-npu.md for small maps"
         )
     say(
         f"{compiled} of {len(reports)} compiled for {runner.device} with every node on the NPU; no latency: this "

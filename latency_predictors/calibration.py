@@ -98,6 +98,7 @@ def calibrate(
             "runtime": made.runtime,
             "precision": made.precision,
             "threads": made.threads,
+            "options": runner.context if isinstance(runner, RunnerSpec) else None,
         },
     )
     journal.retry(names)

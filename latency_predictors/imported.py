@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from latency_predictors.importers.base import short
 from latency_predictors.importers.records import ImportedMeasurement, at
+from latency_predictors.subject_names import BASE
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
@@ -19,7 +20,6 @@ from search_spaces.space import listed
 if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
-BASE = "base"
 #: What decides a latency besides the graph, with the option of `nanosd calibrate` that chooses one value of it.
 DEVICE_FIELDS = ("device", "runtime", "precision", "threads", "toolchain")
 # onnxruntime appends the time to the prefix of a profile: E1_RA_2026-01-31_12-00-00.json, some builds with fractions.

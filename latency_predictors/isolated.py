@@ -6,11 +6,9 @@ hang, and take the process with them. Arguments and results cross as JSON files.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from latency_predictors.processes import end_with_parent, how_it_ended, is_out_of_memory, limit_memory, one_line
 from search_spaces.errors import UserError
 
 Status = Literal["ok", "refused", "failed", "crashed", "timed_out"]
@@ -29,10 +28,6 @@ Status = Literal["ok", "refused", "failed", "crashed", "timed_out"]
 _REQUEST, _ANSWER, _STDERR = "request.json", "answer.json", "stderr.txt"
 _POLL_S = 0.02
 _ORPHAN_GRACE_S = 5.0
-_PR_SET_PDEATHSIG = 1
-_MAX_REASON = 500
-# C++ and Python name the same thing differently; the runtimes wrap both in exceptions of their own.
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "MemoryError", "Cannot allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def call(
             return Outcome("timed_out", None, f"stopped after {timeout_s:g} s", seconds, peak_bytes)
         answer = _read_answer(folder)
         if answer is None:
-            return Outcome("crashed", None, _crash_reason(process.returncode, folder), seconds, peak_bytes)
+            return Outcome("crashed", None, how_it_ended(process.returncode, folder / _STDERR), seconds, peak_bytes)
         return Outcome(answer["status"], answer["value"], answer["reason"], seconds, peak_bytes)
 
 
@@ -148,35 +143,15 @@ def _read_answer(folder: Path) -> dict[str, Any] | None:
     return answer
 
 
-def _crash_reason(exit_code: int, folder: Path) -> str:
-    if exit_code < 0:
-        try:
-            what = f"ended by {signal.Signals(-exit_code).name}"
-        except ValueError:
-            what = f"ended by signal {-exit_code}"
-    else:
-        what = f"ended with exit code {exit_code} and no answer"
-    lines = (folder / _STDERR).read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return _one_line(f"{what}: {last}" if last else what)
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 3] + "..."
-
-
 def _serve(folder: Path) -> None:
     """The child's side: limits, the call, the answer."""
-    if sys.platform == "linux":
-        # Whoever waits for the answer may be killed: then nobody would end this process.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Whoever waits for the answer may be killed: then nobody would end this process.
+    end_with_parent()
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     # The default action of SIGALRM ends the process even in the midst of native code.
     signal.alarm(max(1, math.ceil(request["timeout_s"])))
     limit = request["memory_limit_bytes"]
-    if limit is not None and hasattr(resource, "RLIMIT_DATA"):
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limit_memory(limit)
     module, _, function = request["target"].partition(":")
     answer: dict[str, Any]
     try:
@@ -184,12 +159,12 @@ def _serve(folder: Path) -> None:
         answer = {"status": "ok", "value": value, "reason": None}
         text = json.dumps(answer, allow_nan=False)
     except UserError as error:
-        text = json.dumps({"status": "refused", "value": None, "reason": _one_line(str(error))})
+        text = json.dumps({"status": "refused", "value": None, "reason": one_line(str(error))})
     except Exception as error:  # whatever the function may raise is an answer here
         reason = f"{type(error).__name__}: {error}"
-        if any(sign in reason for sign in _OUT_OF_MEMORY):
+        if is_out_of_memory(reason):
             reason = f"out of memory (limit {limit or 0:,} bytes): {reason}"
-        text = json.dumps({"status": "failed", "value": None, "reason": _one_line(reason)})
+        text = json.dumps({"status": "failed", "value": None, "reason": one_line(reason)})
     temporary = folder / f".{_ANSWER}.tmp"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / _ANSWER)

@@ -17,8 +17,9 @@ class Journal:
     """Append-only lines in `path`: {"context": ...} first, then one of these.
 
     {"recording": ...}: a pass of a subject; {"finished": [...]}: subjects that are done; {"failed": {subject: reason}};
-    {"retry": [...]}: subjects whose failure no longer counts; {"facts": {subject: ...}}; {"manifest": ...}: the
-    session as it ended, the last one counts. Journals of earlier versions have the first two.
+    {"retry": [...]}: subjects whose failure no longer counts; {"digests": {subject: SHA-256 of its graph}};
+    {"facts": {subject: ...}}; {"manifest": ...}: the session as it ended, the last one counts. Journals of
+    earlier versions have the first two.
 
     `context` says what the measurements depend on: a journal of another context is refused. A last line
     torn by a kill is cut off; any other unreadable line is an error.
@@ -30,6 +31,7 @@ class Journal:
         self.finished: list[str] = []
         self.failed: dict[str, str] = {}
         self.facts: dict[str, SubjectFacts] = {}
+        self.digests: dict[str, str] = {}
         self.manifest: Manifest | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -62,6 +64,8 @@ class Journal:
             elif "retry" in entry:
                 for subject in entry["retry"]:
                     self.failed.pop(subject, None)
+            elif "digests" in entry:
+                self.digests.update(entry["digests"])
             elif "facts" in entry:
                 self.facts.update({k: SubjectFacts.model_validate(v) for k, v in entry["facts"].items()})
             elif "manifest" in entry:
@@ -99,6 +103,25 @@ class Journal:
             self._append([{"retry": forgotten}])
             for name in forgotten:
                 del self.failed[name]
+
+    def identify(self, digests: Mapping[str, str]) -> None:
+        """Keeps which graph each subject is, by its digest.
+
+        Raises:
+            UserError: a subject is in the journal as another graph, or nothing tells as which.
+        """
+        for name, digest in digests.items():
+            known = self.digests.get(name)
+            is_there = name in self.recordings or name in self.failed
+            if (known is not None or is_there) and known != digest:
+                raise UserError(
+                    f"{self._path}: {name} was another graph (SHA-256 {(known or 'not known')[:16]}, now "
+                    f"{digest[:16]}); rename the file or use another directory"
+                )
+        new = {name: digest for name, digest in digests.items() if name not in self.digests}
+        if new:
+            self._append([{"digests": new}])
+            self.digests.update(new)
 
     def learn(self, facts: Mapping[str, SubjectFacts]) -> None:
         """Keeps what is known of subjects' graphs; what is kept already is not written again."""

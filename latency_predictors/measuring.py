@@ -25,6 +25,7 @@ from latency_predictors.runners import RunnerSpec
 from latency_predictors.runners.base import DeviceError, MeasureSettings, Progress, Runner, Sample
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.runners.worker import Broken, GroupWorker, Pass
+from latency_predictors.subject_names import graph_name
 from search_spaces.errors import UserError
 
 
@@ -68,8 +69,8 @@ def measure_all(
 
     Parameters
     ----------
-    runner: by name, to measure each group in a process of its own: a subject that crashes or hangs it is marked as
-        failed in the journal, and the others go on. A runner itself measures in this process.
+    runner: by name, to measure each group in a process of its own: a subject that hangs it, or crashes it again when
+        alone, is marked as failed in the journal, and the others go on. A runner itself measures in this process.
     folder: takes the graphs until they are measured.
     on_progress: (subjects done, by the share of their time, subjects in all, note).
 
@@ -133,6 +134,7 @@ class _Work:
         self._primer = folder / "primer.onnx"
         self._prepared: dict[str, SubjectFacts] = {}
         self._cpu_s = 0.0
+        self._alone: set[str] = set()
         self.last_conditions: Conditions | None = None
 
     def report(self, note: str, under_way: int = 0) -> None:
@@ -145,9 +147,11 @@ class _Work:
         limit = min(self._settings.group_bytes, _available_bytes() // 8)
         group: dict[str, Path] = {}
         left = list(pending)
-        while left and sum(map(graph_bytes, group.values())) < limit:
+        while left and sum(map(graph_bytes, group.values())) < limit and not self._alone & group.keys():
+            if left[0] in self._alone and group:
+                break
             name = left.pop(0)
-            path = self._folder / (name.replace("/", "_") + ".onnx")
+            path = self._folder / graph_name(name)
             self.report(f"export {name}")
             try:
                 self._export(name, name, path)
@@ -171,6 +175,7 @@ class _Work:
     def measure(self, group: dict[str, Path]) -> tuple[int, list[str]]:
         """Measures a group: the number of subjects that it had in the end, and those that have to wait for the next."""
         left: list[str] = []
+        again: list[str] = []
         while group:
             broken = self._until_over(group)
             if broken is None:
@@ -183,16 +188,25 @@ class _Work:
                     del group[name]
                 left = names[kept:] + left
                 continue
-            if broken.subject is None or broken.subject == REFERENCE:
+            # Whatever memory ran out for in a group of one, the reference too: without this subject it would do.
+            subject = names[0] if broken.fault == "out_of_memory" else broken.subject
+            if subject is None or subject == REFERENCE:
                 raise UserError(f"measuring: {broken.reason}; no subject is at fault, mend this and go on")
-            self._journal.fail(broken.subject, broken.reason)
-            remove_onnx(group.pop(broken.subject))
-            self.report(f"{broken.subject} failed: {broken.reason}")
+            if broken.fault in ("crashed", "failed") and len(group) > 1:
+                # Native code that runs out of memory may end in any way, on whichever subject comes next.
+                self._alone.add(subject)
+                again.append(subject)
+                del group[subject]
+                self.report(f"{subject} broke, and is tried again alone: {broken.reason}")
+                continue
+            self._journal.fail(subject, broken.reason)
+            remove_onnx(group.pop(subject))
+            self.report(f"{subject} failed: {broken.reason}")
         self._journal.finish(list(group))
         for path in group.values():
             remove_onnx(path)
         self.report("measured")
-        return len(group), left
+        return len(group), left + again
 
     def _until_over(self, group: Mapping[str, Path]) -> Broken | None:
         """Passes over a group until its session is over (None), or what broke it."""

@@ -6,3 +6,8 @@ BASE = "base"
 def option_subject(stage: str, option: str) -> str:
     """Subject name of a stage option."""
     return f"{stage}/{option}"
+
+
+def graph_name(subject: str) -> str:
+    """File name of a subject's graph."""
+    return subject.replace("/", "_") + ".onnx"

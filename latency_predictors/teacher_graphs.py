@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,29 @@ class FileGraphs:
     def primer(self) -> str:
         """The smallest of the files."""
         return min(self._files, key=lambda name: self._files[name].stat().st_size)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the file and of the files that its weights are in.
+
+        Raises:
+            UserError: weights that are not there. A file that is no graph is hashed as it is.
+        """
+        import onnx
+        from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+        source = self._files[name]
+        try:
+            weights = onnx.load(str(source), load_external_data=False).graph.initializer
+            places = {ExternalDataInfo(weight).location for weight in weights if uses_external_data(weight)}
+        except Exception:  # protobuf's own, for which there are no types
+            places = set()
+        sha = hashlib.sha256()
+        for file in (source, *(source.parent / place for place in sorted(places))):
+            if not file.is_file():
+                raise UserError(f"ONNX file {source}: its weights {file} are not there; put them beside it")
+            with file.open("rb") as opened:
+                sha.update(hashlib.file_digest(opened, "sha256").digest())
+        return sha.hexdigest()
 
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         """Copies the file, with weights that lie beside it; inputs that fit."""

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latency_predictors.information import INFORMATION, PUBLIC
-from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from latency_predictors.latency_table import LatencyTable
@@ -134,33 +133,6 @@ class DeviceLatency:
     table: LatencyTable
 
 
-@dataclass(frozen=True)
-class TeacherShapes:
-    """A teacher without weights, as far as latency asks for it; networks are on the ``meta`` device."""
-
-    unet: Any
-    vae: Any
-    latent_size: int
-    num_tokens: int
-
-
-def teacher_shapes(teacher: str | Path) -> TeacherShapes:
-    """Shapes of a teacher from its configurations.
-
-    Raises:
-        UserError: a teacher that is not found or cannot be used, or one of oblong latents.
-    """
-    from nas.teacher import load_shapes, num_text_tokens
-
-    unet, vae = load_shapes(teacher)
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise UserError(
-            f"teacher {str(teacher)!r}: sample_size {size!r} of its U-Net is no number; give square latents"
-        )
-    return TeacherShapes(unet, vae, size, num_text_tokens(teacher))
-
-
 def latency_table(
     profile: DeviceProfile | NpuProfile,
     space: SearchSpace,
@@ -183,5 +155,7 @@ def latency_table(
     if isinstance(profile, DeviceProfile):
         profile.check(space, teacher_key, latent_size)
         return profile.tabulate(None, space, profile.latent_size, profile.num_tokens)
+    from nas.teacher_shapes import teacher_shapes
+
     shapes = teacher_shapes(teacher)
     return profile.tabulate(shapes.unet, space, shapes.latent_size, shapes.num_tokens, vae=shapes.vae)

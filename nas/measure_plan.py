@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Plan:
-    """Subjects in the order in which they are measured, their graphs, and what the measurements depend on."""
+    """Subjects in the order in which they are measured, their graphs, and what the measurements depend on.
+
+    digests: of subjects whose names do not say what they are, the SHA-256 of their graph.
+    """
 
     names: tuple[str, ...]
     graphs: Graphs
     context: dict[str, Any]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def plan(wanted: Wanted, *, only_names: bool = False) -> Plan:
@@ -81,7 +85,8 @@ def _plan_files(wanted: Wanted) -> Plan:
         if path.stem in files or path.stem == REFERENCE:
             raise UserError(f"--onnx {path}: subject name {path.stem!r} is taken; rename the file")
         files[path.stem] = path
-    return Plan(tuple(files), FileGraphs(files), {"files": "onnx"})
+    graphs = FileGraphs(files)
+    return Plan(tuple(files), graphs, {"files": "onnx"}, {name: graphs.digest(name) for name in files})
 
 
 def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:

@@ -181,23 +181,33 @@ def load_shapes(spec: str | Path) -> tuple[Any, Any]:
 
 
 def num_text_tokens(spec: str | Path) -> int:
-    """Tokens that a teacher's text encoder takes, from its configuration.
+    """Tokens of a teacher's prompts: what its text encoder takes, or its tokenizer where that makes fewer.
 
     Args:
-        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``, and of a hub id only that
-            is fetched.
+        spec: as for :func:`load_teacher`; a folder needs only ``text_encoder/config.json``, and
+            ``tokenizer/tokenizer_config.json`` if there is one; of a hub id only these are fetched.
 
     Raises:
         UserError: not found, or a configuration that does not say so.
     """
     path = config_file(str(spec), "text_encoder")
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
+        num_tokens = int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"teacher {str(spec)!r}: {path} does not say how many text tokens there are (max_position_embeddings); "
             "restore the file, or give the number"
         ) from None
+    return min(num_tokens, _tokenizer_limit(spec) or num_tokens)
+
+
+def _tokenizer_limit(spec: str | Path) -> int | None:
+    """Most tokens that a teacher's tokenizer makes; None where there is none, or it has no limit."""
+    try:
+        path = config_file(str(spec), "tokenizer", "tokenizer_config.json")
+        return int(json.loads(path.read_text(encoding="utf-8"))["model_max_length"])
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def folder_key(folder: Path) -> str:

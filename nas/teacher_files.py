@@ -29,14 +29,14 @@ def resolve(spec: str) -> Path:
     return _from_hub(spec) if folder is None else folder
 
 
-def config_file(spec: str, component: str) -> Path:
+def config_file(spec: str, component: str, name: str = "config.json") -> Path:
     """Where the configuration of a part of a teacher is; of a hub id only this one small file is fetched.
 
     Raises:
         UserError: as :func:`resolve`. Whether a folder has the file is not looked at.
     """
     folder = _local(spec)
-    return _config_from_hub(spec, component) if folder is None else folder / component / "config.json"
+    return _config_from_hub(spec, f"{component}/{name}") if folder is None else folder / component / name
 
 
 def _local(spec: str) -> Path | None:
@@ -66,10 +66,9 @@ def _from_hub(spec: str) -> Path:
     return _fetched(spec, lambda local: DiffusionPipeline.download(spec, use_safetensors=True, local_files_only=local))
 
 
-def _config_from_hub(spec: str, component: str) -> Path:
+def _config_from_hub(spec: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    name = f"{component}/config.json"
     return _fetched(spec, lambda local: hf_hub_download(spec, name, local_files_only=local), name)
 
 

@@ -195,7 +195,23 @@ def render(document: dict[str, Any]) -> str:
             for name, row in by_name.items():
                 cells = f"{row['spearman']:>9.3f}{row['mape']:>8.2f}{row['within10']:>8.3f}{row['coverage90']:>10.3f}"
                 lines.append(f"{target:<16}{n:>4}  {name:<10}{cells}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *beats(document)])
+
+
+def beats(document: dict[str, Any]) -> list[str]:
+    """A line per n: our mean MAPE against every other method's, and on how many targets ours is the smaller one."""
+    lines = []
+    for n, by_name in document["mean"].items():
+        targets = [by_n[n] for by_n in document["targets"].values()]
+        ours = by_name["ours"]["mape"]
+        against = [
+            f"{name} {row['mape']:.2f} ({sum(each['ours']['mape'] < each[name]['mape'] for each in targets)} of "
+            f"{len(targets)} targets)"
+            for name, row in by_name.items()
+            if name != "ours"
+        ]
+        lines.append(f"beats, n = {n}: MAPE {ours:.2f} against {', '.join(against)}")
+    return lines
 
 
 def _names(text: str) -> list[str]:

@@ -15,24 +15,28 @@ from latency_predictors.runners.base import DeviceError
 from search_spaces.errors import UserError, shown
 
 _CHUNK = 1 << 20
+_OWN, _MARK = "nanosd-files", ".nanosd"
 _DIGITS = 16
 
 
 class Store:
-    """A folder on the phone; as a context manager it leaves nothing behind but what was published to be kept.
+    """`nanosd-files` in a folder on the phone; as a context manager it leaves nothing behind but what is to be kept.
 
-    What a session left that could not (it was killed, the phone unplugged) is removed when the next one begins. So
-    one session measures on a phone at a time.
+    Only what lies in there is ever removed, and only if it has the mark that this class made it. What a session
+    left that could not (it was killed, the phone unplugged) is removed when the next one begins. So one session
+    measures on a phone at a time.
     """
 
     def __init__(self, adb: Adb, folder: str) -> None:
         self.adb = adb
-        self._folder = folder
-        self._run = f"{folder}/runs/{uuid.uuid4().hex[:8]}"
+        self._folder = f"{folder}/{_OWN}"
+        self._run = f"{self._folder}/runs/{uuid.uuid4().hex[:8]}"
+        self._is_claimed = False
         self._num_names = 0
         self._published: list[str] = []
 
     def __enter__(self) -> Store:
+        self._claim()
         self._do(["rm", "-rf", f"{self._folder}/runs", f"{self._folder}/graphs"], ["mkdir", "-p", self._run])
         return self
 
@@ -45,6 +49,7 @@ class Store:
 
         It appears under its name, the hash of its content, only when complete. `program`: make them executable.
         """
+        self._claim()
         target = f"{self._folder}/{kind}/{_digest(files)}"
         if self.adb.shell(["test", "-d", target]).code != 0:
             part = f"{target}.part"
@@ -60,6 +65,22 @@ class Store:
         if not keep and target not in self._published:
             self._published.append(target)
         return target
+
+    def _claim(self) -> None:
+        """Makes the folder and marks it, unless that was done; a folder of somebody else's is refused."""
+        if self._is_claimed:
+            return
+        mark = f"{self._folder}/{_MARK}"
+        if self.adb.shell(["test", "-f", mark]).code != 0:
+            self.adb.shell(["rmdir", self._folder])  # empty: left by a session that ended before it made its mark
+            if self.adb.shell(["test", "-d", self._folder]).code == 0:
+                raise DeviceError(
+                    f"phone: {shown(self._folder)} is there and was not made by nanosd (it has no {_MARK}); "
+                    "move it away, or give another folder"
+                )
+            self._do(["mkdir", "-p", self._folder])
+            self._do(["touch", mark])
+        self._is_claimed = True
 
     def new_name(self, name: str) -> str:
         """A path for a file of this session, never given before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -38,6 +39,21 @@ class RunnerSpec(BaseModel):
     def make(self) -> Runner:
         """The runner; see :func:`make_runner`."""
         return make_runner(self.name, **self.options)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """All options, those left out by their default, that latencies may depend on: what a journal is checked for.
+
+        A class names those that only say how a device is reached and waited for in `HANDLING`.
+        """
+        made_by = _factory(self.name)
+        values = {
+            name: self.options.get(name, parameter.default)
+            for name, parameter in inspect.signature(made_by).parameters.items()
+            if name not in getattr(made_by, "HANDLING", ())
+        }
+        context: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        return context
 
 
 def runner_names() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 
@@ -55,6 +55,8 @@ class AdbRunner:
         DeviceError: from any property or method: no adb, no phone, several phones, not authorised, no binary on the
             phone, no such provider in it, no space, too hot for too long, unplugged.
     """
+
+    HANDLING: ClassVar[frozenset[str]] = frozenset({"folder", "timeout_s", "cooling_s", "poll_s", "adb"})
 
     def __init__(
         self,

@@ -26,9 +26,9 @@ class Prepared(BaseModel):
     """What became of a float32 graph that a runner turned into its precision.
 
     settings: how it was quantised, in words of the tool that did it.
-    integer_macs_share: MACs in integer kernels, of all, in [0, 1].
-    float_macs: operators that still multiply in floating point (operator -> MACs).
-    error_l2: relative L2 distance of each output to the float32 graph's, on the first sample.
+    integer_macs_share: MACs in integer kernels, of all, in [0, 1]; None where its runtime does not say.
+    float_macs: operators that still multiply in floating point (operator -> MACs), where the share is known.
+    error_l2: relative L2 distance of each output to the float32 graph's, on a sample that nothing was calibrated on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -32,7 +32,7 @@ class CudaRunner(OnnxRuntimeRunner):
         self,
         threads: int = 1,
         *,
-        spinning: bool = False,
+        spinning: bool | None = None,
         precision: Precision = "float32",
         cores: Sequence[int] | None = None,
     ) -> None:

@@ -8,11 +8,9 @@ for, so that nothing runs beside the timed graphs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import mmap
 import os
-import resource
 import select
 import signal
 import struct
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Self
 
 from latency_predictors.measurement import Recording
+from latency_predictors.processes import end_with_parent, how_it_ended, is_out_of_memory, limit_memory, one_line
 from latency_predictors.runners import RunnerSpec
 from latency_predictors.runners.base import DeviceError, MeasureSettings
 from search_spaces.errors import UserError
@@ -33,19 +32,8 @@ Fault = Literal["refused", "failed", "out_of_memory", "crashed", "timed_out"]
 
 _PAGE = struct.Struct("qq")  # index of the subject, CLOCK_MONOTONIC in nanoseconds when it was turned to; 0: idle
 _POLL_S = 0.5
-_PR_SET_PDEATHSIG = 1
-_MAX_REASON = 500
 _START_S = 60.0
 _END_S = 15.0
-# C++ and Python name the same thing differently; the runtimes wrap both in exceptions of their own.
-OUT_OF_MEMORY = (
-    "bad_alloc",
-    "bad allocation",
-    "MemoryError",
-    "Cannot allocate memory",
-    "not enough memory",
-    "Failed to allocate memory",
-)
 
 
 class Pass(NamedTuple):
@@ -189,30 +177,20 @@ class GroupWorker:
         if self._timed_out:
             return Broken(subject, "timed_out", f"stopped after {self._timeout_s:g} s without an end")
         code = self._running.wait()
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"exit code {code}"
-        lines = (self._folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        reason = _one_line(f"the process ended by {name}{': ' if last else ''}{last}")
+        reason = how_it_ended(code, self._folder / "stderr.txt")
         # Linux ends a process by SIGKILL when the machine is out of memory.
-        return Broken(subject, "out_of_memory" if code == -signal.SIGKILL else "crashed", reason)
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 3] + "..."
+        is_memory = code == -signal.SIGKILL or is_out_of_memory(reason)
+        return Broken(subject, "out_of_memory" if is_memory else "crashed", reason)
 
 
 def _serve(folder: Path) -> None:
     """The process's side: a pass for every line read, until there is nobody to read from."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     # What libraries print is no answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    limit = request["memory_limit_bytes"]
-    if limit is not None and hasattr(resource, "RLIMIT_DATA"):
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limit_memory(request["memory_limit_bytes"])
     index = {name: i for i, name in enumerate(request["subjects"])}
     with (folder / "page").open("r+b") as file, mmap.mmap(file.fileno(), _PAGE.size) as page:
         turned_to: str | None = None
@@ -231,6 +209,8 @@ def _serve(folder: Path) -> None:
                 announce=announce,
             )
             while sys.stdin.readline():
+                if turned_to is not None:  # before it turns to a subject again, it may hang as well
+                    announce(turned_to)
                 recordings = next(passes)
                 if turned_to is not None:
                     _PAGE.pack_into(page, 0, index[turned_to], 0)
@@ -251,9 +231,9 @@ def _serve(folder: Path) -> None:
             reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
             fault: Fault = "refused" if is_ours else "failed"
             at_fault = None if isinstance(error, DeviceError) else turned_to
-            if any(sign in reason for sign in OUT_OF_MEMORY):
+            if is_out_of_memory(reason):
                 fault = "out_of_memory"
-            _answer(answers, {"broken": {"subject": at_fault, "fault": fault, "reason": _one_line(reason)}})
+            _answer(answers, {"broken": {"subject": at_fault, "fault": fault, "reason": one_line(reason)}})
         # Not the interpreter's end: a runtime that breaks while it is taken down says nothing of a subject.
         answers.flush()
         os._exit(0)

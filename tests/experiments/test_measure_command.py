@@ -10,9 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from experiments.cli import app
 from experiments.exits import run_app
+from experiments.measure_command import run
 from latency_predictors.importers import read_measurements
 from latency_predictors.manifest import Manifest
+from latency_predictors.runners import RunnerSpec
+from latency_predictors.teacher_graphs import FileGraphs
 from nas.measure_plan import Wanted, plan, unet_of
+from search_spaces.errors import UserError
 from search_spaces.space_file import load_space
 
 
@@ -71,6 +75,45 @@ def test_what_the_user_must_mend_is_one_line(
     assert (printed, errors.count("\n")) == ("", 1)
     assert said in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, size in (("a", 8), ("b", 16)):
+        (tmp_path / folder).mkdir()
+        product(tmp_path / folder / "m.onnx", size)
+    spec, out, settings = RunnerSpec(name="onnxruntime-cpu"), tmp_path / "out", {"max_seconds": 0.001}
+    run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), spec, settings, out)
+    with pytest.raises(UserError, match=r"m was another graph .*; rename the file or use another directory"):
+        run(plan(Wanted(onnx=(tmp_path / "b" / "m.onnx",))), spec, settings, out)
+    spinning = RunnerSpec(name="onnxruntime-cpu", options={"spinning": True})
+    with pytest.raises(UserError, match=r"options is .*'spinning': False.*, this session's is .*'spinning': True"):
+        run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), spinning, settings, out)
+    # Said or left out, a default is the same.
+    said = RunnerSpec(name="onnxruntime-cpu", options={"spinning": False})
+    assert list(run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), said, settings, out)[1]) == ["m"]
+
+
+def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    path, weights = tmp_path / "m.onnx", tmp_path / "m.bin"
+    model = onnx.load(str(product(tmp_path / "one.onnx", 8)))
+    onnx.save_model(model, str(path), save_as_external_data=True, location=weights.name, size_threshold=0)
+    graphs = FileGraphs({"m": path})
+    before = graphs.digest("m")
+    assert graphs.digest("m") == before
+    weights.write_bytes(b"\x01" + weights.read_bytes()[1:])
+    assert graphs.digest("m") != before
+    weights.unlink()
+    with pytest.raises(UserError, match=r"its weights .*m.bin are not there"):
+        graphs.digest("m")
+
+
+def test_only_what_a_latency_depends_on_is_context() -> None:
+    given = {"provider": "qnn", "folder": "/data/x", "poll_s": 1.0, "adb": "/usr/bin/adb"}
+    context = RunnerSpec(name="adb", options=given).context
+    assert (context["provider"], context["threads"]) == ("qnn", 1)
+    assert not context.keys() & {"folder", "poll_s", "adb", "timeout_s", "cooling_s"}
 
 
 def test_a_list_names_every_option_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from latency_predictors.measurement import Recording
 from latency_predictors.runners.base import Announce, MeasureSettings
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from search_spaces.errors import UserError
 
-WAYS = ("abort", "hang", "raise", "kill", "memory")
+WAYS = ("abort", "hang", "hang silently", "raise", "refuse", "kill", "memory")
 
 
 class BadRunner(OnnxRuntimeRunner):
     """onnxruntime's, but one subject breaks the process in some way as soon as it is loaded.
 
-    `marker`: a file; while it exists, the subject is good. `at_most`: with the way "memory", a group of more
-    subjects than this is too large.
+    `marker`: a file; while it exists, the subject is good. `at_most`: groups of no more subjects than this are good,
+    the reference counted. "hang silently": before it turns to any subject in the second pass, having turned to
+    this one last.
     """
 
     def __init__(self, subject: str = "", way: str = "", marker: str = "", at_most: int = 0) -> None:
@@ -38,18 +40,27 @@ class BadRunner(OnnxRuntimeRunner):
             announce(list(subjects)[self._at_most])
             raise MemoryError
         inner = super().passes(subjects, settings, primer, announce)
-        yield next(inner)  # one pass is good
-        if self._bad in subjects and not (self._marker and Path(self._marker).exists()):
+        first = next(inner)
+        is_silent = self._way == "hang silently"
+        if is_silent and self._bad in subjects:
             assert announce is not None
             announce(self._bad)
+        yield first  # one pass is good
+        is_mended = self._marker and Path(self._marker).exists()
+        if self._bad in subjects and len(subjects) > self._at_most and not is_mended:
+            assert announce is not None
+            if not is_silent:
+                announce(self._bad)
             self._break()
         yield from inner
 
     def _break(self) -> None:
         if self._way == "abort":
             os.abort()
-        if self._way == "hang":
+        if self._way in ("hang", "hang silently"):
             time.sleep(1000)
         if self._way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._way == "refuse":
+            raise UserError("graph of it: not today")
         raise RuntimeError("device lost")

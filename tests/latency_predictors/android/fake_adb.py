@@ -116,12 +116,23 @@ def shell(words: list[str]) -> int:
         return code
     if name == "test":
         path = on_disk(rest[1])
-        return 0 if (path.is_dir() if rest[0] == "-d" else os.access(path, os.X_OK)) else 1
+        is_true = {"-d": path.is_dir, "-f": path.is_file, "-x": lambda: os.access(path, os.X_OK)}[rest[0]]
+        return 0 if is_true() else 1
     if name == "mkdir":
         if behaviour().get("read_only"):
             print(f"mkdir: '{rest[-1]}': Permission denied", file=sys.stderr)
             return 1
         on_disk(rest[-1]).mkdir(parents=True, exist_ok=True)
+        return 0
+    if name == "touch":
+        on_disk(rest[0]).touch()
+        return 0
+    if name == "rmdir":
+        try:
+            on_disk(rest[0]).rmdir()
+        except OSError as error:
+            print(f"rmdir: '{rest[0]}': {error.strerror}", file=sys.stderr)
+            return 1
         return 0
     if name == "mv":
         on_disk(rest[0]).rename(on_disk(rest[1]))

@@ -17,6 +17,7 @@ from search_spaces.errors import UserError
 from tests.contracts.test_runners import matmul_chain
 from tests.latency_predictors.android.phones import BINARY, SERIAL, FakePhone
 
+OWN = f"{FOLDER}/nanosd-files"
 SETTINGS = MeasureSettings(warm_up=3, rounds_per_pass=4, min_repeats=4, target_ci_pct=1e6)
 
 
@@ -40,7 +41,7 @@ def test_samples_are_the_rows_that_the_tool_wrote(phone: FakePhone, graphs: dict
     graph = {"E1/R": graphs["E1/R"]}
     passes = phone.runner(threads=2).passes(graph, SETTINGS)
     recording = next(passes)["E1/R"]
-    (result,) = phone.disk(FOLDER).glob("runs/*/*-result.csv")
+    (result,) = phone.disk(OWN).glob("runs/*/*-result.csv")
     times_s = [float(line.split(",")[1]) for line in result.read_text().splitlines()]
     assert len(times_s) == 2 + 4  # one warm-up run is the tool's own, two are in the file
     assert recording.wall_ms == pytest.approx([1e3 * t for t in times_s[2:]])
@@ -50,6 +51,7 @@ def test_samples_are_the_rows_that_the_tool_wrote(phone: FakePhone, graphs: dict
     passes.close()
 
 
+@pytest.mark.slow
 def test_a_graph_is_pushed_once_and_nothing_stays(phone: FakePhone, graphs: dict[str, Path]) -> None:
     before = sorted(phone.root.rglob("*"))
     passes = phone.runner().passes({**graphs, "again": graphs["E1/R"]}, SETTINGS)
@@ -61,9 +63,25 @@ def test_a_graph_is_pushed_once_and_nothing_stays(phone: FakePhone, graphs: dict
     assert len(phone.calls("push")) == 2
     assert len({tuple(order) for order in orders}) > 1  # interleaved, in changing order
     passes.close()
-    assert [path for path in sorted(phone.root.rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
+    after = [path for path in sorted(phone.root.rglob("*")) if path.is_file()]
+    assert after == sorted([phone.disk(f"{OWN}/.nanosd"), *(path for path in before if path.is_file())])
 
 
+def test_a_users_folders_are_left_alone(phone: FakePhone, graphs: dict[str, Path]) -> None:
+    for path in ("/sdcard/runs/morning.gpx", "/sdcard/graphs/house.png", "/sdcard/bin/tool"):
+        phone.write(path, "mine")
+    graph = {"E1/R": graphs["E1/R"]}
+    for _ in range(2):  # on the second entry there is a session's rest to remove
+        next(phone.runner(folder="/sdcard").passes(graph, SETTINGS))
+    kept = [path for path in phone.disk("/sdcard").rglob("*") if path.is_file() and "nanosd-files" not in path.parts]
+    assert sorted(path.name for path in kept) == ["house.png", "morning.gpx", "tool"]
+    phone.write("/data/mine/nanosd-files/runs/diary", "mine")
+    said = complaint(phone.runner(folder="/data/mine"), graph)
+    assert "'/data/mine/nanosd-files' is there and was not made by nanosd" in said
+    assert phone.disk("/data/mine/nanosd-files/runs/diary").read_text() == "mine"
+
+
+@pytest.mark.slow
 def test_weights_beside_the_graph_go_along(phone: FakePhone, tmp_path: Path, graphs: dict[str, Path]) -> None:
     path = tmp_path / "RA@3.onnx"
     model = onnx.load(str(matmul_chain(tmp_path / "large.onnx", 64, 1)))
@@ -74,6 +92,7 @@ def test_weights_beside_the_graph_go_along(phone: FakePhone, tmp_path: Path, gra
     assert [Path(call[4]).name for call in phone.calls("push")] == ["model.onnx", "RA@3.onnx.data"]
 
 
+@pytest.mark.slow
 def test_a_local_binary_is_pushed_once_with_its_libraries(
     phone: FakePhone, tmp_path: Path, graphs: dict[str, Path]
 ) -> None:
@@ -91,7 +110,7 @@ def test_a_local_binary_is_pushed_once_with_its_libraries(
     assert [name for name in names if name != "model.onnx"] == ["libonnxruntime.so", "onnxruntime_perf_test"]
     assert versions[0] == versions[1]
     assert versions[0]["android"] == "15"
-    assert f"LD_LIBRARY_PATH={FOLDER}/bin/" in commands(phone)[-1]
+    assert f"LD_LIBRARY_PATH={OWN}/bin/" in commands(phone)[-1]
 
 
 def test_a_crash_costs_only_itself(phone: FakePhone, graphs: dict[str, Path]) -> None:
@@ -103,8 +122,8 @@ def test_a_crash_costs_only_itself(phone: FakePhone, graphs: dict[str, Path]) ->
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("crash", "graph of E1/RA: onnxruntime_perf_test crashed with SIGSEGV .*run it by hand"),
-        ("hang", "graph of E1/RA: onnxruntime_perf_test was stopped after 1 s"),
+        pytest.param("crash", "graph of E1/RA: .* crashed with SIGSEGV .*run it by hand", marks=pytest.mark.slow),
+        pytest.param("hang", "graph of E1/RA: onnxruntime_perf_test was stopped after 1 s", marks=pytest.mark.slow),
         ("short", "graph of E1/RA: onnxruntime_perf_test told 1 runs instead of 6"),
         ("disconnect", f"phone '{SERIAL}': the connection broke .*what was measured is kept"),
     ],
@@ -127,9 +146,10 @@ def test_what_was_measured_before_is_handed_out(
 def test_a_graph_that_crashes_at_once(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.trouble(graphs["E1/RA"], "crash", times=99)
     assert "graph of E1/RA: onnxruntime_perf_test crashed with SIGSEGV" in complaint(phone.runner(), graphs)
-    assert not list(phone.disk(FOLDER).glob("graphs/*"))
+    assert not list(phone.disk(OWN).glob("graphs/*"))
 
 
+@pytest.mark.slow
 def test_a_hot_phone_is_waited_for(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.behave(thermal_status=3, cools=True)
     passes = phone.runner().passes(graphs, SETTINGS)
@@ -155,10 +175,11 @@ def test_a_phone_that_stays_hot(phone: FakePhone, graphs: dict[str, Path], heat:
     assert phone.runner(cooling_s=0.05, max_thermal_status=2, max_battery_c=50.0).measure(graphs, SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_full_phone(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.behave(free_bytes=0)
     assert "No space left on device; free some space on it" in complaint(phone.runner(), graphs)
-    assert not list(phone.disk(FOLDER).glob("graphs/*/*"))  # what was pushed in part is removed
+    assert not list(phone.disk(OWN).glob("graphs/*/*"))  # what was pushed in part is removed
     phone.behave(free_bytes=None)
     passes = phone.runner().passes(graphs, SETTINGS)
     next(passes)
@@ -190,12 +211,14 @@ def test_a_provider_that_the_tool_was_built_without(phone: FakePhone, graphs: di
     assert "provider: nnapi is not in the onnxruntime_perf_test" in complaint(phone.runner(provider="nnapi"), graphs)
 
 
+@pytest.mark.slow
 def test_nnapi_does_not_take_its_own_cpu(phone: FakePhone, graphs: dict[str, Path]) -> None:
     runner = phone.runner(provider="nnapi", precision="float16")
     next(runner.passes(graphs, SETTINGS))
     assert "-i 'NNAPI_FLAG_CPU_DISABLED NNAPI_FLAG_USE_FP16'" in commands(phone)[-1]
 
 
+@pytest.mark.slow
 def test_qnn_with_its_backend(phone: FakePhone, graphs: dict[str, Path]) -> None:
     assert 'library "libQnnHtp.so" not found' in complaint(phone.runner(provider="qnn"), graphs)
     phone.write("/vendor/lib64/libQnnHtp.so", "the backend")
@@ -240,16 +263,18 @@ def worker(phone: FakePhone, graphs: dict[str, Path]) -> GroupWorker:
     return GroupWorker(spec, graphs, SETTINGS, None, timeout_s=60)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_done_leaves_the_phone_clean(phone: FakePhone, graphs: dict[str, Path]) -> None:
     with worker(phone, graphs) as group:
         made = group.next_pass()
         assert isinstance(made, Pass)
         assert made.placement["E1/RA"] == {"CPUExecutionProvider": 2}
-        assert list(phone.disk(FOLDER).glob("graphs/*"))
-    assert not list(phone.disk(FOLDER).glob("graphs/*"))
-    assert not list(phone.disk(FOLDER).glob("runs/*"))
+        assert list(phone.disk(OWN).glob("graphs/*"))
+    assert not list(phone.disk(OWN).glob("graphs/*"))
+    assert not list(phone.disk(OWN).glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_a_phone_that_goes_away_is_no_subjects_fault(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.trouble(graphs["E1/RA"], "disconnect", times=1, spare_profile=True)
     with worker(phone, graphs) as group:
@@ -260,4 +285,4 @@ def test_a_phone_that_goes_away_is_no_subjects_fault(phone: FakePhone, graphs: d
     assert "the connection broke" in broken.reason
     phone.connect({SERIAL: "device"})
     assert phone.runner().measure(graphs, SETTINGS).keys() == graphs.keys()
-    assert not list(phone.disk(FOLDER).glob("graphs/*"))
+    assert not list(phone.disk(OWN).glob("graphs/*"))
