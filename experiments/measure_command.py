@@ -1,6 +1,5 @@
 """`nanosd measure`: latencies of blocks, whole networks and single operators, as a file to calibrate from."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 _SECONDS_EACH = 0.7
 _MOST_ROWS = 40
+_YEAR_S = 365 * 24 * 3600
 
 
 def measure(
@@ -37,7 +37,7 @@ def measure(
     teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
     space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
     runner: Annotated[str, typer.Option(help="What measures; an unknown name lists them.")] = "onnxruntime-cpu",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of one run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of one run, 1 to 1024.")] = None,
     precision: Annotated[
         Literal["float32", "float16", "w8a8", "w8a16"] | None, typer.Option(help="What graphs are turned into first.")
     ] = None,
@@ -46,10 +46,8 @@ def measure(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another option of the runner; repeatable.")
     ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(min=0.001, help="Time for all, about; without it 0.7 s a subject.")
-    ] = None,
-    timeout_s: Annotated[float, typer.Option(min=1, help="Longest load or run; what takes longer has failed.")] = 300.0,
+    max_seconds: Annotated[float | None, typer.Option(help="Time for all, about; without it 0.7 s a subject.")] = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest load or run; what takes longer has failed.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, help="Of random candidates and the order of runs.")] = 0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read the teacher's shapes only: its weights need not be there.")
@@ -74,9 +72,14 @@ def measure(
     from nas.quiet import quiet
 
     given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
-    options = {key: value for key, value in given.items() if value is not None} | _options(option or [])
-    runner_options(runner, options)  # an unknown name is said before anything is loaded
+    options = {key: value for key, value in given.items() if value is not None} | _options(runner, option or [])
+    runner_options(runner, options)
     spec = RunnerSpec(name=runner, options=options)
+    if not list_:
+        spec.make()  # what it refuses is said before anything is loaded
+    if max_seconds is not None:
+        _seconds("--max-seconds", max_seconds, 0.001)
+    _seconds("--timeout-s", timeout_s, 1)
     wanted = Wanted(
         teacher=teacher,
         space=space,
@@ -203,15 +206,20 @@ def _cores(text: str | None) -> list[int] | None:
         raise UserError(f"--cores {text}: not whole numbers with commas between, such as 0,1") from None
 
 
-def _options(texts: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the value as JSON where it is JSON, as text otherwise."""
+def _options(runner: str, texts: list[str]) -> dict[str, Any]:
+    """KEY=VALUE: text where the runner takes text, JSON elsewhere."""
+    from latency_predictors.runners import option_from_text
+
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--option {text}: not KEY=VALUE, such as serial=emulator-5554")
-        try:
-            found[key] = json_module.loads(value)
-        except ValueError:
-            found[key] = value
+        found[key] = option_from_text(runner, key, value)
     return found
+
+
+def _seconds(option: str, value: float, least: float) -> float:
+    if not least <= value <= _YEAR_S:  # NaN neither
+        raise UserError(f"{option} {value:g}: not legal; give seconds, {least:g} to {_YEAR_S:,} (a year)")
+    return value

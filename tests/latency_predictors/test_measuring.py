@@ -29,7 +29,7 @@ NAMES = ("a", "E1/RA", "c")
 class Products:
     """Graphs of one matrix product each, of a size that the name decides; "bad" is no graph."""
 
-    primer = "p"
+    primers: Sequence[str] = ("p",)
 
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         if name == "unwritable":
