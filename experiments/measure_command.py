@@ -127,32 +127,34 @@ def run(
     from latency_predictors.measurement_csv import as_csv
     from latency_predictors.measuring import GroupSettings, measure_all
     from nas.atomic import ensure_writable, write_bytes, write_json
+    from nas.folder_lock import folder_lock
     from nas.progress import Progress
     from nas.run.phases import step_counter
 
     made = spec.make()
     facts = {"device": made.device, "runtime": made.runtime, "precision": made.precision, "threads": made.threads}
     ensure_writable(out)
-    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
-    journal.identify(planned.digests)
-    if retry_failed:
-        journal.retry(planned.names)
-    with Progress().phase("measure", len(planned.names)) as phase:
-        manifest = measure_all(
-            planned.names,
-            planned.graphs,
-            spec,
-            GroupSettings(**settings),
-            journal,
-            out / "graphs",
-            step_counter(phase),
-        )
-    measured = journal.measurements()
-    if manifest is None or not measured:
-        reason = next(iter(journal.failed.values()), "nothing was measured")
-        raise UserError(f"no subject could be measured ({len(journal.failed)} failed): {reason}")
-    write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
-    write_json(out / "manifest.json", manifest.model_dump(mode="json"))
+    with folder_lock(out, f"--out {out}"):
+        journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
+        journal.identify(planned.digests)
+        if retry_failed:
+            journal.retry(planned.names)
+        with Progress().phase("measure", len(planned.names)) as phase:
+            manifest = measure_all(
+                planned.names,
+                planned.graphs,
+                spec,
+                GroupSettings(**settings),
+                journal,
+                out / "graphs",
+                step_counter(phase),
+            )
+        measured = journal.measurements()
+        if manifest is None or not measured:
+            reason = next(iter(journal.failed.values()), "nothing was measured")
+            raise UserError(f"no subject could be measured ({len(journal.failed)} failed): {reason}")
+        write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
+        write_json(out / "manifest.json", manifest.model_dump(mode="json"))
     return manifest, {name: measured[name] for name in planned.names if name in measured}
 
 

@@ -12,7 +12,7 @@ from latency_predictors.graphs import data_path, graph_bytes, remove_onnx
 from latency_predictors.journal import Journal
 from latency_predictors.manifest import SubjectFacts
 from latency_predictors.processes import one_line
-from latency_predictors.runners.base import DeviceError, Runner, Sample
+from latency_predictors.runners.base import Runner, Sample
 from latency_predictors.subject_names import graph_name
 from search_spaces.errors import UserError
 
@@ -119,9 +119,7 @@ class GraphFolder:
             raw = Path(scratch) / path.name
             try:
                 prepared = self._runner.prepare(raw, self._graphs.write(name, raw))
-            except (DeviceError, OSError):  # nothing about this graph
-                raise
-            except UserError:
+            except (UserError, OSError):  # said already, or nothing about this graph
                 raise
             except Exception as error:  # whatever exporters and quantisers may raise of somebody's graph
                 raise UserError(one_line(f"{type(error).__name__}: {error}")) from error

@@ -147,15 +147,6 @@ class _Work:
                 self.report(f"{name} failed: {error}")
         return group, left
 
-    def _export(self, subject: str, graph: str, path: Path) -> None:
-        if graph_bytes(path):  # files appear complete or not at all, so one that is there is good
-            return
-        raw = path.with_name(f".{path.name}")
-        prepared = self.runner.prepare(raw, self._graphs.write(graph, raw))
-        if prepared is not None and subject != REFERENCE:
-            self._journal.learn({subject: SubjectFacts(prepared=prepared)})
-        raw.replace(path)
-
     def measure(self, group: dict[str, Path]) -> tuple[int, list[str]]:
         """Measures a group: the number of subjects that it had in the end, and those that have to wait for the next."""
         left: list[str] = []
@@ -244,7 +235,7 @@ class _Work:
         )
 
     def _change_reference(self, group: dict[str, Path], broken: Broken) -> bool:
-        """Takes another graph as the reference, if there is one; what was refused or hung has failed as a subject, too."""
+        """Takes another graph as the reference, if there is one; what was refused or hung has failed as a subject."""
         name = self.folder.reference_name
         if broken.fault == "out_of_memory":
             return name not in group and self.folder.next_reference()
@@ -252,7 +243,7 @@ class _Work:
             return False
         self.report(f"{name} cannot be the reference: {broken.reason}")
         if name in group and broken.fault in ("refused", "timed_out"):
-            self._journal.fail(name, broken.reason)
+            self._journal.fail(name, broken.reason.replace(f"graph of {REFERENCE}:", f"graph of {name}:"))
             remove_onnx(group.pop(name))
         return True
 

@@ -139,8 +139,8 @@ class FileGraphs:
         num_bytes = sum(8 * math.prod(shape) for _, shape in shapes.values())
         if num_bytes > (free := psutil.virtual_memory().available):
             raise UserError(
-                f"ONNX file {source}: its inputs take {num_bytes / 1e9:,.0f} GB as they are drawn, and {free / 1e9:,.0f} "
-                "GB of memory are free here; export it with smaller inputs"
+                f"ONNX file {source}: its inputs take {num_bytes / 1e9:,.0f} GB as they are drawn, and "
+                f"{free / 1e9:,.0f} GB of memory are free here; export it with smaller inputs"
             )
         rng = np.random.default_rng(0)
         sample = {}
