@@ -34,7 +34,7 @@ class CudaRunner(OnnxRuntimeRunner):
         self,
         threads: Threads = 1,
         *,
-        spinning: Flag = False,
+        spinning: Flag | None = None,
         precision: Precision = "float32",
         cores: Cores | None = None,
     ) -> None:

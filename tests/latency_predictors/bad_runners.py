@@ -11,8 +11,9 @@ from pathlib import Path
 from latency_predictors.measurement import Recording
 from latency_predictors.runners.base import Announce, MeasureSettings
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from search_spaces.errors import UserError
 
-WAYS = ("abort", "hang", "hang silently", "raise", "kill", "memory")
+WAYS = ("abort", "hang", "hang silently", "raise", "refuse", "kill", "memory")
 
 
 class BadRunner(OnnxRuntimeRunner):
@@ -60,4 +61,6 @@ class BadRunner(OnnxRuntimeRunner):
             time.sleep(1000)
         if self._way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._way == "refuse":
+            raise UserError("graph of it: not today")
         raise RuntimeError("device lost")

@@ -18,7 +18,9 @@ from latency_predictors.measuring import GroupSettings, measure_all
 from latency_predictors.runners import RunnerSpec
 from latency_predictors.runners.base import Sample
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.teacher_graphs import FileGraphs
 from search_spaces.errors import UserError
+from tests.latency_predictors.bad_runners import BadRunner
 
 QUICK = GroupSettings(warm_up=1, min_repeats=4, rounds_per_pass=2, max_seconds=0.01, target_ci_pct=100, timeout_s=1.5)
 # The bad runner breaks in its second pass: this session needs that many of a subject by itself.
@@ -34,6 +36,8 @@ class Products:
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         if name == "unwritable":
             raise UserError("graph of unwritable: no such option")
+        if name == "huge":
+            raise MemoryError("Unable to allocate 745 GiB")
         size = 8 * len(name)
         weight = numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [size, size]) for n in ("x", "y")]
@@ -45,8 +49,11 @@ class Products:
             nodes.append(helper.make_node("ReduceMax", ["many"], ["y"], axes=[0], keepdims=0))
         graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if name == "constant":
+            nodes = [helper.make_node("Constant", [], ["y"], value=weight)]
+            graph = helper.make_graph(nodes, "g", [], ends[1:])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-        return [{"x": np.ones((size, size), dtype=np.float32)}]
+        return [{} if name == "constant" else {"x": np.ones((size, size), dtype=np.float32)}]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +75,7 @@ def journal(folder: Path) -> Journal:
     [
         ("hang silently", "stopped after 1.5 s"),
         pytest.param("hang", "stopped after 1.5 s", marks=pytest.mark.slow),
-        pytest.param("abort", "SIGABRT", marks=pytest.mark.slow),
+        ("abort", "SIGABRT"),
         pytest.param("raise", "RuntimeError: device lost", marks=pytest.mark.slow),
     ],
 )
@@ -100,23 +107,23 @@ def test_what_broke_among_others_is_tried_again_alone(tmp_path: Path) -> None:
 
 def test_a_failure_is_tried_again_only_on_request(tmp_path: Path) -> None:
     marker = tmp_path / "mended"
-    spec = bad(subject="E1/RA", way="raise", marker=str(marker))
-    measure_all(NAMES, Products(), spec, LONGER, journal(tmp_path), tmp_path / "graphs")
+    runner = BadRunner(subject="E1/RA", way="refuse", marker=str(marker))
+    measure_all(NAMES, Products(), runner, QUICK, journal(tmp_path), tmp_path / "graphs")
     marker.touch()
     before = (tmp_path / "measurements.jsonl").read_bytes()
     again = journal(tmp_path)
-    manifest = measure_all(NAMES, Products(), spec, LONGER, again, tmp_path / "graphs")
+    manifest = measure_all(NAMES, Products(), runner, QUICK, again, tmp_path / "graphs")
     assert manifest == again.manifest
     assert manifest is not None and list(manifest.failed) == ["E1/RA"]
     assert (tmp_path / "measurements.jsonl").read_bytes() == before, "nothing was measured"
     again.retry(NAMES)
-    manifest = measure_all(NAMES, Products(), spec, LONGER, again, tmp_path / "graphs")
+    manifest = measure_all(NAMES, Products(), runner, QUICK, again, tmp_path / "graphs")
     assert manifest is not None and manifest.failed == {}
     assert set(journal(tmp_path).measurements()) == set(NAMES)
 
 
 def test_a_group_that_needs_too_much_memory_is_split(tmp_path: Path) -> None:
-    names = [f"n{'x' * i}" for i in range(5)]
+    names = [f"n{'x' * i}" for i in range(3)]
     notes: list[str] = []
     kept = journal(tmp_path)
     spec = bad(way="memory", at_most=3)  # two subjects and the reference
@@ -125,7 +132,7 @@ def test_a_group_that_needs_too_much_memory_is_split(tmp_path: Path) -> None:
     )
     assert manifest is not None and manifest.failed == {}
     assert set(kept.measurements()) == set(names)
-    assert any("out of memory with 5 graphs" in note for note in notes)
+    assert any("out of memory with 3 graphs" in note for note in notes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit")
@@ -153,6 +160,45 @@ def test_what_cannot_be_written_or_loaded_is_left_out(tmp_path: Path) -> None:
     assert list(kept.measurements()) == ["ok"]
     assert set(kept.failed) == {"unwritable", "bad"}
     assert "NoSuchOperator" in kept.failed["bad"]
+
+
+@pytest.mark.parametrize("primers", [("unwritable", "bad", "ok"), ("bad", "ok"), ("huge", "ok")])
+def test_a_bad_graph_is_not_the_reference_of_good_ones(primers: Sequence[str], tmp_path: Path) -> None:
+    graphs, kept = Products(), journal(tmp_path)
+    graphs.primers = primers
+    measure_all(["ok", *primers[:-1]], graphs, OnnxRuntimeRunner(), QUICK, kept, tmp_path / "graphs")
+    assert list(kept.measurements()) == ["ok"]
+    assert set(kept.failed) == set(primers[:-1])
+    if "bad" in primers:
+        assert kept.failed["bad"].startswith("graph of bad: ")
+    assert not (tmp_path / "graphs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit")
+@pytest.mark.slow
+def test_a_reference_too_large_is_changed(tmp_path: Path) -> None:
+    graphs, kept = Products(), journal(tmp_path)
+    graphs.primers = ("large", "ok")
+    settings = QUICK.model_copy(update={"memory_limit_bytes": 1 << 30, "timeout_s": 60.0})
+    measure_all(["ok", "large"], graphs, RunnerSpec(name="onnxruntime-cpu"), settings, kept, tmp_path / "graphs")
+    assert (list(kept.measurements()), list(kept.failed)) == (["ok"], ["large"])
+
+
+def test_a_file_of_inputs_too_large_is_said(tmp_path: Path) -> None:
+    shape = [100_000, 100_000, 10]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph), str(tmp_path / "huge.onnx"))
+    with pytest.raises(UserError, match="its inputs take 800 GB .*export it with smaller inputs"):
+        FileGraphs({"huge": tmp_path / "huge.onnx"}).write("huge", tmp_path / "copy.onnx")
+
+
+def test_a_graph_without_inputs_cannot_be_quantised(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    spec = OnnxRuntimeRunner(precision="w8a8")
+    measure_all(["a", "constant"], Products(), spec, QUICK, kept, tmp_path / "graphs")
+    assert list(kept.measurements()) == ["a"]
+    assert "has no inputs to calibrate on; leave it out" in kept.failed["constant"]
 
 
 def test_a_runner_of_this_process_measures_the_same_subjects(tmp_path: Path) -> None:

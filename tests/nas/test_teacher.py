@@ -165,6 +165,17 @@ def test_damaged_weights_and_vocabularies_are_named(tmp_path: Path, damage: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_tokenizer_may_make_fewer_tokens_than_the_text_encoder_takes(folder: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(folder, short)
+    config = short / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 4}))
+    assert (num_text_tokens(folder), num_text_tokens(short)) == (8, 4)
+    assert load_teacher(short).num_tokens == 4
+    shutil.rmtree(short / "tokenizer")
+    assert num_text_tokens(short) == 8  # there is none that says otherwise
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as serves the files of one repository, toys/toy."""
 
@@ -220,7 +231,8 @@ except UserError as error:
     first, again, error = run.stdout.splitlines()
     assert first == again == f"{size} {num_text_tokens(folder)}"
     fetched = [path.partition("/toys/toy/resolve/main/")[2] for path in asked if path.startswith("GET /toys/toy/")]
-    assert sorted(fetched) == ["text_encoder/config.json", "unet/config.json", "vae/config.json"]
+    configs = ["text_encoder/config.json", "tokenizer/tokenizer_config.json", "unet/config.json", "vae/config.json"]
+    assert sorted(fetched) == configs
     assert not [path for path in asked if "safetensors" in path]
     assert "teacher 'toys/other' is no local folder, and unet/config.json is not in the local cache and could" in error
 
