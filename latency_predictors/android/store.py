@@ -78,7 +78,8 @@ class Store:
                     f"phone: {shown(self._folder)} is there and was not made by nanosd (it has no {_MARK}); "
                     "move it away, or give another folder"
                 )
-            self._do(["mkdir", "-p", self._folder], ["touch", mark])
+            self._do(["mkdir", "-p", self._folder])
+            self._do(["touch", mark])
         self._is_claimed = True
 
     def new_name(self, name: str) -> str:

@@ -51,6 +51,7 @@ def test_samples_are_the_rows_that_the_tool_wrote(phone: FakePhone, graphs: dict
     passes.close()
 
 
+@pytest.mark.slow
 def test_a_graph_is_pushed_once_and_nothing_stays(phone: FakePhone, graphs: dict[str, Path]) -> None:
     before = sorted(phone.root.rglob("*"))
     passes = phone.runner().passes({**graphs, "again": graphs["E1/R"]}, SETTINGS)
@@ -80,6 +81,7 @@ def test_a_users_folders_are_left_alone(phone: FakePhone, graphs: dict[str, Path
     assert phone.disk("/data/mine/nanosd-files/runs/diary").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_weights_beside_the_graph_go_along(phone: FakePhone, tmp_path: Path, graphs: dict[str, Path]) -> None:
     path = tmp_path / "RA@3.onnx"
     model = onnx.load(str(matmul_chain(tmp_path / "large.onnx", 64, 1)))
@@ -90,6 +92,7 @@ def test_weights_beside_the_graph_go_along(phone: FakePhone, tmp_path: Path, gra
     assert [Path(call[4]).name for call in phone.calls("push")] == ["model.onnx", "RA@3.onnx.data"]
 
 
+@pytest.mark.slow
 def test_a_local_binary_is_pushed_once_with_its_libraries(
     phone: FakePhone, tmp_path: Path, graphs: dict[str, Path]
 ) -> None:
@@ -120,7 +123,7 @@ def test_a_crash_costs_only_itself(phone: FakePhone, graphs: dict[str, Path]) ->
     ("kind", "message"),
     [
         pytest.param("crash", "graph of E1/RA: .* crashed with SIGSEGV .*run it by hand", marks=pytest.mark.slow),
-        ("hang", "graph of E1/RA: onnxruntime_perf_test was stopped after 1 s"),
+        pytest.param("hang", "graph of E1/RA: onnxruntime_perf_test was stopped after 1 s", marks=pytest.mark.slow),
         ("short", "graph of E1/RA: onnxruntime_perf_test told 1 runs instead of 6"),
         ("disconnect", f"phone '{SERIAL}': the connection broke .*what was measured is kept"),
     ],
@@ -146,6 +149,7 @@ def test_a_graph_that_crashes_at_once(phone: FakePhone, graphs: dict[str, Path])
     assert not list(phone.disk(OWN).glob("graphs/*"))
 
 
+@pytest.mark.slow
 def test_a_hot_phone_is_waited_for(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.behave(thermal_status=3, cools=True)
     passes = phone.runner().passes(graphs, SETTINGS)
@@ -171,6 +175,7 @@ def test_a_phone_that_stays_hot(phone: FakePhone, graphs: dict[str, Path], heat:
     assert phone.runner(cooling_s=0.05, max_thermal_status=2, max_battery_c=50.0).measure(graphs, SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_full_phone(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.behave(free_bytes=0)
     assert "No space left on device; free some space on it" in complaint(phone.runner(), graphs)
@@ -206,12 +211,14 @@ def test_a_provider_that_the_tool_was_built_without(phone: FakePhone, graphs: di
     assert "provider: nnapi is not in the onnxruntime_perf_test" in complaint(phone.runner(provider="nnapi"), graphs)
 
 
+@pytest.mark.slow
 def test_nnapi_does_not_take_its_own_cpu(phone: FakePhone, graphs: dict[str, Path]) -> None:
     runner = phone.runner(provider="nnapi", precision="float16")
     next(runner.passes(graphs, SETTINGS))
     assert "-i 'NNAPI_FLAG_CPU_DISABLED NNAPI_FLAG_USE_FP16'" in commands(phone)[-1]
 
 
+@pytest.mark.slow
 def test_qnn_with_its_backend(phone: FakePhone, graphs: dict[str, Path]) -> None:
     assert 'library "libQnnHtp.so" not found' in complaint(phone.runner(provider="qnn"), graphs)
     phone.write("/vendor/lib64/libQnnHtp.so", "the backend")
@@ -256,6 +263,7 @@ def worker(phone: FakePhone, graphs: dict[str, Path]) -> GroupWorker:
     return GroupWorker(spec, graphs, SETTINGS, None, timeout_s=60)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_done_leaves_the_phone_clean(phone: FakePhone, graphs: dict[str, Path]) -> None:
     with worker(phone, graphs) as group:
         made = group.next_pass()
@@ -266,6 +274,7 @@ def test_a_worker_that_is_done_leaves_the_phone_clean(phone: FakePhone, graphs: 
     assert not list(phone.disk(OWN).glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_a_phone_that_goes_away_is_no_subjects_fault(phone: FakePhone, graphs: dict[str, Path]) -> None:
     phone.trouble(graphs["E1/RA"], "disconnect", times=1, spare_profile=True)
     with worker(phone, graphs) as group:
