@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from experiments.calibration_output import show, show_evaluation
+from experiments.option_text import key_values
 from experiments.output import print_json, print_mapping, say
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
+    from latency_predictors.runners import RunnerSpec
     from nas.calibration.given import Given
     from nas.calibration.proposing import Outcome, Plan
     from nas.calibration.target import Target
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 WAITING = 3
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LOCAL = "local"
+_HERE = "onnxruntime-cpu"
 
 
 def calibrate(
@@ -49,6 +52,12 @@ def calibrate(
     runtime: Annotated[str | None, typer.Option(help="Runtime of the measurements.")] = None,
     precision: Annotated[str | None, typer.Option(help="Precision of the measurements, such as w8a16.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the measurements.")] = None,
+    runner: Annotated[
+        str | None, typer.Option(help="What measures a device at hand, such as adb; as of nanosd measure.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the runner; repeatable.")
+    ] = None,
     toolchain: Annotated[str | None, typer.Option(help="Compiler or exporter of the measurements.")] = None,
     anchor: Annotated[
         list[str] | None,
@@ -95,6 +104,7 @@ def calibrate(
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
     precision = _PRECISIONS.get((precision or "").lower(), precision)
+    _check_runner(runner, option, device, budget)
     overrides: dict[str, str | int | None] = {"teacher": teacher, "space": space}
     if not (files or anchor or spec or source or budget or (device or _LOCAL) != _LOCAL):
         overrides |= {"calibration.threads": threads, "calibration.precision": precision}
@@ -108,7 +118,7 @@ def calibrate(
     from nas.calibration.given import Given
     from nas.calibration.target import Target
 
-    here = device == _LOCAL
+    here = device == _LOCAL or runner is not None
     facts: dict[str, str | int | None] = {
         "device": None if here else device,
         "runtime": runtime,
@@ -129,7 +139,9 @@ def calibrate(
 
     plan = Plan(budget, target_error, measure, batch)
     if here:
-        outcome = _measure_here(given, target, plan, out, recipe, threads, precision)
+        outcome = _measure_here(
+            given, target, plan, out, recipe, _runner(recipe, runner or runtime, option, threads, precision)
+        )
     else:
         from nas.calibration.proposing import ask
 
@@ -156,11 +168,9 @@ def _measure_here(
     plan: "Plan",
     out: Path,
     recipe: "Recipe",
-    threads: int | None,
-    precision: str | None,
+    runner: "RunnerSpec",
 ) -> "Outcome":
     from latency_predictors.measuring import GroupSettings
-    from latency_predictors.runners import RunnerSpec
     from nas.calibration.measuring import measure
     from nas.progress import Progress
 
@@ -168,9 +178,37 @@ def _measure_here(
     settings = GroupSettings(
         warm_up=wanted.warm_up, min_repeats=wanted.min_repeats, max_seconds=wanted.max_seconds / plan.budget
     )
-    options = {"threads": threads or wanted.threads, "precision": precision or wanted.precision}
-    runner = RunnerSpec(name=given.facts["runtime"] or "onnxruntime-cpu", options=options)
     return measure(given, target, plan, out, runner, settings, Progress())
+
+
+def _check_runner(name: str | None, options: list[str] | None, device: str | None, budget: int | None) -> None:
+    given = f"--runner {name}" if name is not None else f"--option {options[0]}" if options else None
+    if given is None:
+        return
+    if budget is None:
+        raise UserError(f"{given}: measures what --budget chooses; add --budget 10")
+    if device not in (None, _LOCAL):
+        raise UserError(f"{given}: --device {device} would not be measured; write --device local, its name is read")
+    if name is None and device is None:
+        raise UserError(f"{given}: of which runner? add --runner NAME, or --device local")
+
+
+def _runner(
+    recipe: "Recipe", name: str | None, texts: list[str] | None, threads: int | None, precision: str | None
+) -> "RunnerSpec":
+    """The runner of a device at hand; what is not given is the recipe's on this machine, else the runner's own."""
+    from latency_predictors.runners import RunnerSpec, runner_options
+
+    wanted: dict[str, Any] = {"threads": threads, "precision": precision}
+    if name in (None, _HERE):
+        name = _HERE
+        wanted = {
+            "threads": threads or recipe.calibration.threads,
+            "precision": precision or recipe.calibration.precision,
+        }
+    options = {key: value for key, value in wanted.items() if value is not None} | key_values(name, texts or [])
+    runner_options(name, options)
+    return RunnerSpec(name=name, options=options)
 
 
 def _measure_everything(recipe: "Recipe", out: Path, dry_run: bool, json: bool) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from experiments.option_text import key_values
 from experiments.output import print_json, print_mapping, print_rows, say
 from search_spaces.errors import UserError
 
@@ -72,7 +73,7 @@ def measure(
     from nas.quiet import quiet
 
     given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
-    options = {key: value for key, value in given.items() if value is not None} | _options(runner, option or [])
+    options = {key: value for key, value in given.items() if value is not None} | key_values(runner, option or [])
     runner_options(runner, options)
     spec = RunnerSpec(name=runner, options=options)
     if not list_:
@@ -206,19 +207,6 @@ def _cores(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--cores {text}: not whole numbers with commas between, such as 0,1") from None
-
-
-def _options(runner: str, texts: list[str]) -> dict[str, Any]:
-    """KEY=VALUE: text where the runner takes text, JSON elsewhere."""
-    from latency_predictors.runners import option_from_text
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--option {text}: not KEY=VALUE, such as serial=emulator-5554")
-        found[key] = option_from_text(runner, key, value)
-    return found
 
 
 def _seconds(option: str, value: float, least: float) -> float:

@@ -37,7 +37,7 @@ def predict(
         typer.Option(help="Search-space preset or YAML file that the candidates are of; default: the profile's."),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="For an NPU profile: whose shapes; bundled name, diffusers folder or hub id.")
+        str | None, typer.Option(help="For an NPU profile: whose shapes; bundled name, folder, hub id or sd15.")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write .parquet or .csv.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
@@ -79,17 +79,13 @@ def _table(name: str, space_name: str | None, teacher: str | None) -> "LatencyTa
         space = profile.own_space if space_name is None else _load_space(space_name)
         return profile.tabulate(None, space, profile.latent_size, profile.num_tokens)
     if teacher is None:
-        raise UserError(f"{name} is an NPU profile and needs a teacher's shapes; add --teacher FOLDER (or toy)")
+        raise UserError(f"{name} is an NPU profile and needs a teacher's shapes; add --teacher FOLDER (or toy, sd15)")
     from nas.quiet import quiet
 
     quiet()
-    from nas.teacher import load_shapes, num_text_tokens
+    from nas.latency import latency_table
 
-    unet, vae = load_shapes(teacher)
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise UserError(f"teacher {teacher!r}: sample_size {size!r} of its U-Net is not one number; it needs to be")
-    return profile.tabulate(unet, _load_space(space_name or "nanosd"), size, num_text_tokens(teacher), vae)
+    return latency_table(profile, _load_space(space_name or "nanosd"), teacher)
 
 
 def _load_space(name: str) -> "SearchSpace":

@@ -26,7 +26,7 @@ MaxOf = typer.Option(min=0, help="Count the candidates with at most this.")
 
 def profile(
     space: Annotated[str, typer.Argument(help="Search-space preset or YAML file.")] = "nanosd",
-    teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
+    teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder, hub id or sd15.")] = "toy",
     device: Annotated[
         str | None,
         typer.Option(help="Device profile (JSON), or a shipped one such as sm8750-w8a16: adds predicted latency."),
@@ -69,12 +69,13 @@ def profile(
         written,
     )
     from nas.space_profile import profile_space
-    from nas.teacher import load_shapes, load_teacher, num_text_tokens
+    from nas.teacher import load_teacher
+    from nas.teacher_shapes import SD15, networks, num_tokens_of
     from search_spaces.costs import CostTable
     from search_spaces.space_file import load_space
 
     chosen = load_space(space)
-    unet, vae = load_shapes(teacher)
+    unet, vae = networks(teacher)
     size = latent_size or unet.config.sample_size
     if isinstance(size, list):
         size = tuple(size)
@@ -82,7 +83,7 @@ def profile(
         raise UserError(
             f"teacher {teacher!r}: sample_size {size!r} of its U-Net is no latent size; give one with --latent-size"
         )
-    tokens = num_tokens or num_text_tokens(teacher)
+    tokens = num_tokens or num_tokens_of(teacher)
     latency = None
     if device is not None:
         from latency_predictors.profile import DeviceProfile
@@ -99,7 +100,8 @@ def profile(
         needed.append(("--batch", batch, 1))
         if isinstance(found_profile, DeviceProfile):
             needed.append(("--num-tokens", tokens, found_profile.num_tokens))
-            found_profile.check(chosen, load_teacher(teacher).key, size if isinstance(size, int) else None)
+            key = None if teacher == SD15 else load_teacher(teacher).key  # shapes alone have none
+            found_profile.check(chosen, key, size if isinstance(size, int) else None)
         for name, given, legal in needed:
             if given != legal:
                 raise UserError(

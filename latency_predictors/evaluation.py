@@ -9,7 +9,7 @@ import numpy as np
 
 from latency_predictors.judgement import Judgement
 from latency_predictors.judging import Point, Verdict, judge, repeatability_of, tie_of
-from latency_predictors.stage_errors import OptionError, biased, option_errors
+from latency_predictors.stage_errors import OptionError, biased, common, option_errors
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from latency_predictors.profile import DeviceProfile
 
 _NUM_LOOKED_AT = 1000
-
-#: What a profile was fitted from, in words (DeviceProfile.information).
-INFORMATION = {
-    "spec_sheet": "a spec sheet alone, nothing measured",
-    "anchor": "the latency of one network",
-    "networks": "whole U-Nets, no block measured",
-    "some_blocks": "some blocks measured, the others estimated",
-    "blocks": "every block measured",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,14 @@ def evaluate(
         repeatability_pct=repeatability,
         effects=effects,
         extrapolating_pct=outside,
-        verdict=judge(judgement, tie, repeatability, biased=biased(effects), extrapolating_pct=outside),
+        verdict=judge(
+            judgement,
+            tie,
+            repeatability,
+            biased=biased(effects),
+            common=common([p.log_error for p in points]),
+            extrapolating_pct=outside,
+        ),
     )
 
 

@@ -8,6 +8,10 @@ The ladder, by what was measured on the device itself (`DeviceProfile.informatio
     some_blocks  some parts: the others' latencies from a kernel model of those, then as with all blocks, unless the
                  networks alone predict each other better
     blocks       every part: whole networks as an increasing function of the sum of their parts
+
+Where blocks are measured and there are source devices, the ensemble on both kernel sums and source devices is the other
+candidate, and the smaller leave-one-out error on the measured networks decides. Without a whole network nothing scales
+a source device, which is an error.
 """
 
 from __future__ import annotations
@@ -17,28 +21,44 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latency_predictors.importers.records import ImportedMeasurement, ImportedPrecision
+from latency_predictors.importers.records import ImportedPrecision
 from latency_predictors.judgement import Judgement
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.latency_table import LatencyTable
 from latency_predictors.manifest import Manifest
 from latency_predictors.measurement import Conditions, Measurement
-from latency_predictors.models import Additive, Ensemble, FittedModel, FittedRoofline, Inputs, Nnls, unlearned_prior
+from latency_predictors.models import (
+    Additive,
+    Ensemble,
+    FittedEnsemble,
+    FittedModel,
+    FittedRoofline,
+    Inputs,
+    Nnls,
+    unlearned_prior,
+)
+from latency_predictors.networks import Networks
 from latency_predictors.parts import Parts
-from latency_predictors.profile import Check, DeviceProfile, Information, SourceDevice
+from latency_predictors.profile import DeviceProfile, Information
+from latency_predictors.profile_records import Check, SourceDevice
 from latency_predictors.source_devices import source_device, source_sums
 from latency_predictors.spec_sheet import SpecSheet
 from latency_predictors.training import Training
-from search_spaces.candidate import Candidate
-from search_spaces.errors import UserError, shown
+from search_spaces.errors import UserError
 from search_spaces.space import Indices, SearchSpace
 
 #: Random candidates that say what a typical network of the space is.
 _NUM_TYPICAL = 2000
 #: Leave-one-out errors of fewer networks choose no predictor.
 _LEAST_TO_CHOOSE = 3
+#: The same where there are other devices: one network's error, predicted from one other, is little to go by, but they
+#: were given to be used.
+_LEAST_TO_WEIGH = 2
+#: By how much the smallest of the errors of fewer than five networks understates that of others, since it was chosen as
+#: the smallest: 90 % intervals of recorded calibrations with 3 networks and 4 or 12 of 37 blocks held .79 to .91
+#: without it on the SD-shaped U-Nets.
+_CHOSEN_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
@@ -79,33 +99,6 @@ class ProfileFacts:
         )
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """Measured whole networks of a space: ids, index matrix (N, decisions), latencies (N,) in ms.
-
-    noise_log_std: their own repeatability, the standard deviation of a median's logarithm; 0 where none is stated.
-    """
-
-    ids: tuple[str, ...]
-    matrix: Indices
-    latency_ms: NDArray[np.float64]
-    noise_log_std: float
-
-    @classmethod
-    def of(
-        cls, space: SearchSpace, timings: Mapping[str, Measurement | ImportedMeasurement], ids: Sequence[str]
-    ) -> Self:
-        matrix = np.empty((len(ids), len(space.sizes)), dtype=np.int64)
-        for row, text in enumerate(ids):
-            if text not in timings:
-                raise UserError(f"held_out: network {shown(text)} was not measured; name networks that were")
-            matrix[row] = space.encode(Candidate.from_id(text, space.stages))
-        latency_ms = np.array([timings[text].latency_ms for text in ids], dtype=np.float64)
-        # A 95 % interval is 1.96 standard deviations to either side; imported timings state none.
-        noise = [t.ci95_half_width_pct / 196.0 for t in (timings[text] for text in ids) if isinstance(t, Measurement)]
-        return cls(tuple(ids), matrix, latency_ms, float(np.median(noise)) if noise else 0.0)
-
-
 def fit_profile(
     space: SearchSpace,
     kernels: KernelTables,
@@ -125,33 +118,35 @@ def fit_profile(
         facts: what the profile is of.
         held_out: ids of networks in ``training`` that are not fitted but checked.
         spec: rates; needed where nothing was measured, used where no part was.
-        sources: other devices by name, tabulated for this space, to transfer from where no part was measured.
+        sources: other devices by name, tabulated for this space, to transfer from: where no part was measured, or where
+            that predicts the measured networks better than the sum of parts does, each left out in turn.
         power: see :class:`Additive`; False gives what format 1 predicted.
 
     Raises:
-        UserError: nothing to fit, a subject that the space does not have, or latencies that do not grow with the sums.
+        UserError: nothing to fit, a subject that the space does not have, latencies that do not grow with the sums, or
+            sources without a whole network (two where parts were measured) to scale them by.
     """
     kernels.check(space)
     parts = Parts.of(space, kernels, training.parts)
     kept = set(held_out)
-    fit = _Networks.of(space, training.networks, [name for name in training.networks if name not in kept])
-    check = _Networks.of(space, training.networks, held_out)
-    devices: tuple[SourceDevice, ...] = ()
+    fit = Networks.of(space, training.networks, [name for name in training.networks if name not in kept])
+    check = Networks.of(space, training.networks, held_out)
+    _check_sources(sources or {}, parts.num_measured, len(fit.ids))
+    devices = tuple(source_device(name, table, space) for name, table in (sources or {}).items())
     information: Information
     model: FittedModel
     if parts.num_measured:
         information = "blocks" if parts.num_measured == parts.num_runnable else "some_blocks"
         bare, parts = parts, parts.imputed()
-        if information == "blocks" or len(fit.ids) < _LEAST_TO_CHOOSE:
-            model = _fit_sums(space, kernels, parts, fit, power)
-        else:
-            model, parts = _better_of(
-                lambda: (_fit_sums(space, kernels, parts, fit, power), parts),
-                lambda: _fit_networks(space, kernels, bare, fit, spec, ()),
+        if devices or (information == "some_blocks" and len(fit.ids) >= _LEAST_TO_CHOOSE):
+            model, parts, devices = _better_of(
+                lambda: (_fit_sums(space, kernels, parts, fit, power), parts, ()),
+                lambda: (*_widened(*_fit_networks(space, kernels, bare, fit, spec, devices)), devices),
             )
+        else:
+            model = _fit_sums(space, kernels, parts, fit, power)
     elif len(fit.ids):
         information = "networks" if len(fit.ids) > 1 else "anchor"
-        devices = tuple(source_device(name, table, space) for name, table in (sources or {}).items())
         model, parts = _fit_networks(space, kernels, parts, fit, spec, devices)
     elif spec is not None:
         information = "spec_sheet"
@@ -163,34 +158,58 @@ def fit_profile(
     return assemble(space, training, facts, parts, model, information, devices, fit, check)
 
 
-def _better_of(*fits: Callable[[], tuple[FittedModel, Parts]]) -> tuple[FittedModel, Parts]:
+def _check_sources(sources: Mapping[str, LatencyTable], num_parts: int, num_networks: int) -> None:
+    """Other devices' latencies are scaled by whole networks, and weighed against blocks by two of them: not dropped."""
+    needed = _LEAST_TO_WEIGH if num_parts else 1
+    if sources and num_networks < needed:
+        raise UserError(
+            f"sources {', '.join(sources)}: {num_networks} whole networks and {num_parts} blocks are measured on the "
+            f"device itself; other devices are used with at least {needed} whole network{'s' if needed > 1 else ''}: "
+            "measure those, or leave the sources out"
+        )
+
+
+def _better_of(
+    *fits: Callable[[], tuple[FittedModel, Parts, tuple[SourceDevice, ...]]],
+) -> tuple[FittedModel, Parts, tuple[SourceDevice, ...]]:
     """The fit with the smaller leave-one-out error on whole networks; one that cannot be made is left out.
 
-    A few measured blocks say little of the others: on the SD-shaped U-Nets, 3 blocks and 7 networks gave a median error
-    of 61 % through the sum of blocks and 4 % from the networks alone.
+    A few measured blocks say little of the others, and blocks timed alone may pay for things that networks do not.
     """
-    found: list[tuple[float, FittedModel, Parts]] = []
+    found: list[tuple[float, FittedModel, Parts, tuple[SourceDevice, ...]]] = []
     reason: UserError | None = None
     for make in fits:
         try:
-            model, parts = make()
+            model, parts, devices = make()
         except UserError as error:
             reason = error
             continue
-        found.append((float(np.mean(np.square(model.loo_log_errors))), model, parts))
+        found.append((float(np.mean(np.square(model.loo_log_errors))), model, parts, devices))
     if not found:
         assert reason is not None
         raise reason
-    _, model, parts = min(found, key=lambda each: each[0])
+    _, model, parts, devices = min(found, key=lambda each: each[0])
+    return model, parts, devices
+
+
+def _widened(model: FittedModel, parts: Parts) -> tuple[FittedModel, Parts]:
+    """The Gaussian process of a few networks, with the interval that it needs once its errors have chosen it."""
+    if isinstance(model, FittedEnsemble) and model.gp_std_factor is not None:
+        model = model.model_copy(update={"gp_std_factor": _CHOSEN_FACTOR * model.gp_std_factor})
     return model, parts
 
 
-def _fit_sums(space: SearchSpace, kernels: KernelTables, parts: Parts, fit: _Networks, power: bool) -> FittedModel:
+def _fit_sums(space: SearchSpace, kernels: KernelTables, parts: Parts, fit: Networks, power: bool) -> FittedModel:
     """The affine model of the sum of the parts."""
     rows = space.stage_rows(fit.matrix)
-    additive = Additive(power=power, least_ms=parts.least_ms, noise_log_std=fit.noise_log_std)
     if not len(fit.ids):
-        return additive.unfitted(kernels.kernel_names)
+        return Additive(power=power).unfitted(kernels.kernel_names)
+    additive = Additive(
+        power=power,
+        least_ms=parts.least_ms,
+        noise_log_std=fit.noise_log_std,
+        imputed_log_std=parts.imputed_log_std(rows),
+    )
     inputs = Inputs(kernels.of_candidates(space, fit.matrix), kernels.kernel_names, rows, parts.sums(rows)[:, None])
     return additive.fit(inputs, fit.latency_ms)
 
@@ -199,7 +218,7 @@ def _fit_networks(
     space: SearchSpace,
     kernels: KernelTables,
     parts: Parts,
-    fit: _Networks,
+    fit: Networks,
     spec: SpecSheet | None,
     devices: tuple[SourceDevice, ...],
 ) -> tuple[FittedModel, Parts]:
@@ -228,8 +247,8 @@ def assemble(
     model: FittedModel,
     information: Information,
     devices: tuple[SourceDevice, ...],
-    fit: _Networks,
-    check: _Networks,
+    fit: Networks,
+    check: Networks,
 ) -> DeviceProfile:
     """The profile of a fitted model, with its checks and its judgement."""
     profile = DeviceProfile(

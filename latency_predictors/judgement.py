@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from latency_predictors.models.base import FittedModel, Prediction
@@ -39,8 +39,7 @@ class Judgement(BaseModel):
     def unseen(cls, measured_ms: ArrayLike, prediction: Prediction) -> Self:
         """Of predictions (N,) against the measurements (N,) in ms of networks that were not fitted."""
         measured = np.asarray(measured_ms, dtype=np.float64)
-        covered = (prediction.low_ms <= measured) & (measured <= prediction.high_ms)
-        return cls._of("unseen", measured, prediction.latency_ms, covered)
+        return cls._of("unseen", measured, prediction.latency_ms, is_covered(measured, prediction))
 
     @classmethod
     def leave_one_out(cls, measured_ms: ArrayLike, model: FittedModel, prediction: Prediction) -> Self | None:
@@ -57,7 +56,7 @@ class Judgement(BaseModel):
         cls, how: Literal["unseen", "leave_one_out"], measured: np.ndarray, predicted: np.ndarray, covered: np.ndarray
     ) -> Self:
         errors = 100.0 * np.abs(predicted / measured - 1.0)
-        spearman, kendall = _ranks(measured, predicted)
+        spearman, kendall = rank_correlations(measured, predicted)
         return cls(
             how=how,
             num=len(measured),
@@ -70,7 +69,16 @@ class Judgement(BaseModel):
         )
 
 
-def _ranks(measured: np.ndarray, predicted: np.ndarray) -> tuple[float | None, float | None]:
+def is_covered(measured_ms: NDArray[np.float64], prediction: Prediction) -> NDArray[np.bool_]:
+    """Whether each measurement (N,) in ms lies within its prediction's 90 % interval."""
+    covered: NDArray[np.bool_] = (prediction.low_ms <= measured_ms) & (measured_ms <= prediction.high_ms)
+    return covered
+
+
+def rank_correlations(
+    measured: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> tuple[float | None, float | None]:
+    """(Spearman's, Kendall's) of measurements and predictions (N,); None for fewer than two, or all alike."""
     if len(measured) < 2 or np.ptp(measured) == 0 or np.ptp(predicted) == 0:
         return None, None
     from scipy.stats import kendalltau, spearmanr

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from latency_predictors.importers.records import ImportedPrecision
 from latency_predictors.judgement import Judgement
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.latency_table import DeviceTable
 from latency_predictors.manifest import Manifest
-from latency_predictors.measurement import Conditions, Milliseconds
+from latency_predictors.measurement import Conditions
 from latency_predictors.models import AnyFitted, FittedAdditive, Inputs, Prediction
-from latency_predictors.training import Timing, Training
+from latency_predictors.profile_records import Check, Part, SourceDevice
+from latency_predictors.training import Training
+from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
 from search_spaces.options import NONE
 from search_spaces.space import Indices, SearchSpace, listed
@@ -32,55 +32,6 @@ Floats = NDArray[np.float64]
 Information = Literal["spec_sheet", "anchor", "networks", "some_blocks", "blocks"]
 #: Candidates predicted at a time: their kernel sums stay in the processor's cache.
 _BLOCK = 8192
-
-
-class Part(BaseModel):
-    """What is known of the base, or of one stage option, on the device.
-
-    Attributes:
-        kernels: analytic kernel sums, in the order of the profile's ``kernel_names``.
-        timing: its own timing; None: it was not measured by itself, or it runs nothing.
-        estimated_ms: of a part that was not measured, by the kernel model fitted to what was; 0 for ``none``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kernels: tuple[NonNegativeInt, ...]
-    timing: Timing | None
-    estimated_ms: float | None = Field(ge=0, allow_inf_nan=False)
-
-    @property
-    def latency_ms(self) -> float | None:
-        """Measured, else estimated, 0 for ``none``; None: nothing is known."""
-        return self.estimated_ms if self.timing is None else self.timing.latency_ms
-
-
-class SourceDevice(BaseModel):
-    """Another device's latencies in ms as sums over parts, for predictors that transfer from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str
-    base_ms: float = Field(allow_inf_nan=False)
-    options_ms: dict[str, dict[str, float]]
-
-
-class Check(BaseModel):
-    """One whole U-Net, measured and predicted with its 90 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    candidate: str
-    measured_ms: Milliseconds
-    predicted_ms: Milliseconds
-    low_ms: Milliseconds
-    high_ms: Milliseconds
-    timing: Timing
-
-    @property
-    def error_pct(self) -> float:
-        """Prediction minus measurement, in per cent of the measurement."""
-        return 100.0 * (self.predicted_ms / self.measured_ms - 1.0)
 
 
 class _Tables(NamedTuple):
@@ -164,15 +115,8 @@ class DeviceProfile(BaseModel):
         return read_device_profile(path)
 
     def save(self, path: Path) -> None:
-        """Writes the profile as JSON; the file is complete or not there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(self.model_dump(mode="json"), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        """Writes JSON; the file is complete or not there. UserError: the place is full, read-only or no folder."""
+        write_json(path, self.model_dump(mode="json"))
 
     @cached_property
     def own_space(self) -> SearchSpace:

@@ -1,4 +1,4 @@
-"""Which stage options go with predictions that are too high or too low."""
+"""Which stage options go with predictions that are too high or too low, against the error that all networks share."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _LEAST_PCT = 2.0
 
 @dataclass(frozen=True)
 class OptionError:
-    """By how many per cent networks with this option are predicted too high (positive) or too low.
+    """By how many per cent networks with this option are predicted higher (positive) or lower than the average one.
 
-    std_pct: standard deviation of that figure; num: networks that have the option.
+    That is beside `common_error`: both together are what a network is off. std_pct: standard deviation of that figure;
+    num: networks that have the option.
     """
 
     stage: str
@@ -33,7 +34,7 @@ class OptionError:
 
 
 def option_errors(options: Sequence[Mapping[str, str]], log_errors: Sequence[float]) -> list[OptionError]:
-    """Effects of stage options on log(prediction / measurement), by Bayesian linear regression.
+    """Effects of stage options on log(prediction / measurement) beside its mean, by Bayesian linear regression.
 
     log_error = mean + sum over stages of effect(option) + noise, effects and noise normal and centred, their variances
     from the largest marginal likelihood (MacKay 1992): where nothing but noise is there, the effects shrink to zero.
@@ -60,12 +61,38 @@ def option_errors(options: Sequence[Mapping[str, str]], log_errors: Sequence[flo
     ]
 
 
+def common_error(log_errors: Sequence[float]) -> tuple[float, float] | None:
+    """(per cent that all networks are predicted too high (positive) or too low, half its 95 % interval); None below 3.
+
+    log_errors: (N,) log(prediction / measurement). Their mean, with Student's t; it changes no order.
+    """
+    from scipy.special import stdtrit
+
+    errors = np.asarray(log_errors, dtype=np.float64)
+    if len(errors) < 3:
+        return None
+    mean, std = float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(len(errors)))
+    return 100.0 * float(np.expm1(mean)), 100.0 * float(np.exp(mean) * stdtrit(len(errors) - 1, 0.975) * std)
+
+
+def common(log_errors: Sequence[float]) -> str | None:
+    """The error that all networks share as a sentence; None where it is not certain, or of no consequence."""
+    found = common_error(log_errors)
+    if found is None or abs(found[0]) < max(found[1], _LEAST_PCT):
+        return None
+    return (
+        f"all networks together are predicted {abs(found[0]):.0f} % too {'high' if found[0] > 0 else 'low'} "
+        f"(+-{found[1]:.0f} %), which changes no order"
+    )
+
+
 def biased(effects: Sequence[OptionError], most: int = 3) -> list[str]:
-    """Sentences on the options whose error is certain, the largest first."""
+    """Sentences on the options whose error is certain, the largest first; relative to the stage's other options."""
     certain = sorted((e for e in effects if e.is_certain), key=lambda e: -abs(e.error_pct))
     return [
         f"networks with {e.option} at {e.stage} are predicted {abs(e.error_pct):.0f} % too "
-        f"{'high' if e.error_pct > 0 else 'low'} (+-{1.96 * e.std_pct:.0f} %)"
+        f"{'high' if e.error_pct > 0 else 'low'} (+-{1.96 * e.std_pct:.0f} %) "
+        f"against the average of {e.stage}'s options"
         for e in certain[:most]
     ]
 

@@ -1,61 +1,23 @@
-"""Files that are either whole or absent: written under a temporary name, flushed, renamed."""
+"""Tensors and folders beside :mod:`search_spaces.atomic`, whose writers are here too."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from search_spaces.atomic import WriteError, write_bytes, write_json
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["WriteError", "ensure_writable", "read_tensors", "write_bytes", "write_json", "write_tensors"]
+
 log = logging.getLogger("nanosd")
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class WriteError(UserError):
-    """A file could not be written; nothing finished is lost."""
-
-
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Raises:
-        WriteError: the place is full, read-only or no folder; one line, nothing finished is lost.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        why, advice = error.strerror or str(error), "choose another place"
-        if error.errno in _FULL:
-            why, advice = f"{why} ({len(data)} bytes needed)", "make room there or choose another place"
-        elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
-            why = f"{error.filename} is no folder"
-        raise WriteError(f"cannot write {path}: {why}; {advice}") from error
-    return path
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write `value` as indented JSON; NaN and infinity raise ValueError because JSON has neither."""
-    return write_bytes(Path(path), (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

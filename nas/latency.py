@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from search_spaces.errors import UserError
+from latency_predictors.information import INFORMATION, PUBLIC
 
 if TYPE_CHECKING:
     from latency_predictors.latency_table import LatencyTable
@@ -18,24 +18,13 @@ if TYPE_CHECKING:
     from latency_predictors.profile import DeviceProfile
     from search_spaces.space import SearchSpace
 
-PUBLIC = "public"
-#: What a device profile was fitted from (its field `information`), in words.
-SOURCES = {
-    "spec_sheet": "a spec sheet alone; nothing was measured on the device",
-    "anchor": "one measured latency",
-    "networks": "measured whole networks, no stage option by itself",
-    "some_blocks": "some measured stage options; the others are estimated",
-    "blocks": "every stage option, measured, and whole networks",
-    PUBLIC: "public measurements of whole models; no stage option or candidate was measured on the device",
-}
-
 
 @dataclass(frozen=True)
 class DeviceFacts:
     """What a profile speaks of, and how far to trust it.
 
     Attributes:
-        fitted_from: a key of ``SOURCES``.
+        fitted_from: a key of ``INFORMATION``.
         error: its error on networks that it did not see, as a sentence; empty where it has none.
         notes: what else it says of itself.
     """
@@ -75,7 +64,7 @@ def trust(facts: DeviceFacts, num_extrapolating: int, num: int) -> list[str]:
     """What to know of a device's latencies before reading them, in sentences; `num` candidates were predicted."""
     said = [
         f"Latency on {facts.device} is {'predicted from measurements' if facts.is_measured else 'an estimate'}. Its "
-        f"profile was fitted to {SOURCES[facts.fitted_from]}."
+        f"profile was fitted to {INFORMATION[facts.fitted_from]}."
     ]
     if facts.error:
         said[0] += f" {facts.error[:1].upper()}{facts.error[1:]}."
@@ -144,33 +133,6 @@ class DeviceLatency:
     table: LatencyTable
 
 
-@dataclass(frozen=True)
-class TeacherShapes:
-    """A teacher without weights, as far as latency asks for it; networks are on the ``meta`` device."""
-
-    unet: Any
-    vae: Any
-    latent_size: int
-    num_tokens: int
-
-
-def teacher_shapes(teacher: str | Path) -> TeacherShapes:
-    """Shapes of a teacher from its configurations.
-
-    Raises:
-        UserError: a teacher that is not found or cannot be used, or one of oblong latents.
-    """
-    from nas.teacher import load_shapes, num_text_tokens
-
-    unet, vae = load_shapes(teacher)
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise UserError(
-            f"teacher {str(teacher)!r}: sample_size {size!r} of its U-Net is no number; give square latents"
-        )
-    return TeacherShapes(unet, vae, size, num_text_tokens(teacher))
-
-
 def latency_table(
     profile: DeviceProfile | NpuProfile,
     space: SearchSpace,
@@ -193,5 +155,7 @@ def latency_table(
     if isinstance(profile, DeviceProfile):
         profile.check(space, teacher_key, latent_size)
         return profile.tabulate(None, space, profile.latent_size, profile.num_tokens)
+    from nas.teacher_shapes import teacher_shapes
+
     shapes = teacher_shapes(teacher)
     return profile.tabulate(shapes.unet, space, shapes.latent_size, shapes.num_tokens, vae=shapes.vae)

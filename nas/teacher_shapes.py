@@ -14,23 +14,24 @@ SD15 = "sd15"
 
 @dataclass(frozen=True)
 class TeacherShapes:
-    """A teacher's U-Net on the meta device, and the sizes of its inputs.
+    """A teacher's networks on the meta device, and the sizes of their inputs.
 
     Attributes:
-        unet: diffusers' U-Net on ``meta``.
+        unet, vae: diffusers' networks on ``meta``.
         latent_size: height and width of the latents.
         num_tokens, context_dim: the text context is (1, num_tokens, context_dim).
         spec: what it was asked for as.
     """
 
     unet: Any
+    vae: Any
     latent_size: int
     num_tokens: int
     context_dim: int
     spec: str
 
 
-def teacher_shapes(spec: str, latent_size: int | None = None, num_tokens: int | None = None) -> TeacherShapes:
+def teacher_shapes(spec: str | Path, latent_size: int | None = None, num_tokens: int | None = None) -> TeacherShapes:
     """The shapes of a teacher.
 
     Args:
@@ -38,29 +39,46 @@ def teacher_shapes(spec: str, latent_size: int | None = None, num_tokens: int | 
         latent_size, num_tokens: instead of the teacher's own.
 
     Raises:
-        UserError: not found, or configurations that cannot be used.
+        UserError: not found, configurations that cannot be used, or oblong latents.
     """
-    from nas.teacher import load_shapes, num_text_tokens
     from search_spaces.conditioning import text_width
 
-    if spec == SD15 and not Path(spec).is_dir():
-        unet, tokens = _sd15(), 77
-    else:
-        unet, _ = load_shapes(spec)
-        tokens = num_tokens or num_text_tokens(spec)
+    spec = str(spec)
+    unet, vae = networks(spec)
     size = latent_size or unet.config.sample_size
     if isinstance(size, list | tuple) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int):
-        raise UserError(f"teacher {spec!r}: sample_size {size!r} of its U-Net is no square; give --latent-size")
-    return TeacherShapes(unet, size, num_tokens or tokens, text_width(unet.config), spec)
+        raise UserError(
+            f"teacher {spec!r}: sample_size {size!r} of its U-Net is no square; give a teacher of square latents, or "
+            "--latent-size to commands that have it"
+        )
+    return TeacherShapes(unet, vae, size, num_tokens or num_tokens_of(spec), text_width(unet.config), spec)
 
 
-def _sd15() -> Any:
+def networks(spec: str) -> tuple[Any, Any]:
+    """U-Net and VAE of a teacher on ``meta``; arguments and errors as of :func:`teacher_shapes`."""
+    from nas.teacher import load_shapes
+
+    return _sd15() if _is_sd15(spec) else load_shapes(spec)
+
+
+def num_tokens_of(spec: str) -> int:
+    """Tokens of a teacher's text; arguments and errors as of :func:`teacher_shapes`."""
+    from nas.teacher import num_text_tokens
+
+    return 77 if _is_sd15(spec) else num_text_tokens(spec)
+
+
+def _is_sd15(spec: str) -> bool:
+    return spec == SD15 and not Path(spec).is_dir()
+
+
+def _sd15() -> tuple[Any, Any]:
     import torch
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from nas.random_teacher import SD15_UNET
+    from nas.random_teacher import SD15_UNET, SD15_VAE
 
     with torch.device("meta"):
-        return UNet2DConditionModel(**SD15_UNET).eval()
+        return UNet2DConditionModel(**SD15_UNET).eval(), AutoencoderKL(**SD15_VAE).eval()

@@ -31,6 +31,7 @@ import numpy as np
 
 from experiments.bench.latency_spaces import SPACES, LatencySpace
 from experiments.bench.latency_spaces.table import Table, read_table
+from latency_predictors.judgement import is_covered, rank_correlations
 from latency_predictors.models import (
     Ensemble,
     Gp,
@@ -132,12 +133,10 @@ def score(prediction: Prediction, measured_ms: Array) -> tuple[float, ...]:
 
     A constant prediction ranks nothing; its correlation counts as 0.
     """
-    from scipy.stats import spearmanr
-
     predicted = prediction.latency_ms
-    rank = float(spearmanr(predicted, measured_ms).statistic) if np.ptp(predicted) and np.ptp(measured_ms) else 0.0
+    rank = rank_correlations(measured_ms, predicted)[0] or 0.0
     relative = np.abs(predicted / measured_ms - 1.0)
-    covered = (prediction.low_ms <= measured_ms) & (measured_ms <= prediction.high_ms)
+    covered = is_covered(measured_ms, prediction)
     return (rank, 100.0 * float(relative.mean()), float((relative <= 0.1).mean()), float(covered.mean()))
 
 
@@ -196,7 +195,23 @@ def render(document: dict[str, Any]) -> str:
             for name, row in by_name.items():
                 cells = f"{row['spearman']:>9.3f}{row['mape']:>8.2f}{row['within10']:>8.3f}{row['coverage90']:>10.3f}"
                 lines.append(f"{target:<16}{n:>4}  {name:<10}{cells}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *beats(document)])
+
+
+def beats(document: dict[str, Any]) -> list[str]:
+    """A line per n: our mean MAPE against every other method's, and on how many targets ours is the smaller one."""
+    lines = []
+    for n, by_name in document["mean"].items():
+        targets = [by_n[n] for by_n in document["targets"].values()]
+        ours = by_name["ours"]["mape"]
+        against = [
+            f"{name} {row['mape']:.2f} ({sum(each['ours']['mape'] < each[name]['mape'] for each in targets)} of "
+            f"{len(targets)} targets)"
+            for name, row in by_name.items()
+            if name != "ours"
+        ]
+        lines.append(f"beats, n = {n}: MAPE {ours:.2f} against {', '.join(against)}")
+    return lines
 
 
 def _names(text: str) -> list[str]:

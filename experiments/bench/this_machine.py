@@ -50,10 +50,9 @@ _SECONDS = {"toy": 0.5, "sd-tenth": 3.5, "sd15": 8.0}
 Floats = NDArray[np.float64]
 
 
-def score(profile: DeviceProfile) -> dict[str, float]:
+def score(profile: DeviceProfile) -> dict[str, float | None]:
     """Errors in per cent, rank correlations and interval coverage over the profile's unseen U-Nets."""
-    from scipy.stats import kendalltau, spearmanr
-
+    from latency_predictors.judgement import Judgement
     from search_spaces.candidate import Candidate
     from search_spaces.space_file import load_space
 
@@ -61,16 +60,16 @@ def score(profile: DeviceProfile) -> dict[str, float]:
     measured = np.array([check.measured_ms for check in profile.validation])
     rows = [space.encode(Candidate.from_id(check.candidate, space.stages)) for check in profile.validation]
     found = profile.predict(space, np.stack(rows))
-    error_pct = 100 * np.abs(found.latency_ms / measured - 1)
+    judged = Judgement.unseen(measured, found)
     return {
-        "median_error_pct": float(np.median(error_pct)),
-        "p90_error_pct": float(np.percentile(error_pct, 90)),
-        "worst_error_pct": float(error_pct.max()),
-        "within10": float((error_pct <= 10).mean()),
-        "spearman": float(spearmanr(found.latency_ms, measured).statistic),
-        "kendall": float(kendalltau(found.latency_ms, measured).statistic),
-        "coverage90": float(((found.low_ms <= measured) & (measured <= found.high_ms)).mean()),
-        "num_unseen": len(measured),
+        "median_error_pct": judged.median_error_pct,
+        "p90_error_pct": judged.p90_error_pct,
+        "worst_error_pct": float(100 * np.abs(found.latency_ms / measured - 1).max()),
+        "within10": judged.within10,
+        "spearman": judged.spearman,
+        "kendall": judged.kendall,
+        "coverage90": judged.coverage90,
+        "num_unseen": judged.num,
     }
 
 
@@ -206,8 +205,12 @@ def render(figures: dict[str, dict[str, Any]]) -> str:
     """The figures as a table for a terminal."""
     lines = [f"{'shape, device':<22}" + "".join(f"{title:>14}" for title, _ in _COLUMNS.values())]
     for name, row in figures.items():
-        lines.append(f"{name:<22}" + "".join(f"{format(row[key], spec):>14}" for key, (_, spec) in _COLUMNS.items()))
+        lines.append(f"{name:<22}" + "".join(f"{_cell(row[key], spec):>14}" for key, (_, spec) in _COLUMNS.items()))
     return "\n".join(lines)
+
+
+def _cell(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,9 +16,10 @@ from latency_predictors.models.additive import Additive, FittedAdditive
 from latency_predictors.models.base import FittedModel, Inputs, Model, Prediction
 from latency_predictors.models.ensemble import Ensemble, FittedEnsemble
 from latency_predictors.models.gp import FittedGp, Gp
+from latency_predictors.models.learning import learn_prior
 from latency_predictors.models.nnls import FittedNnls, Nnls
 from latency_predictors.models.onehot import FittedOneHot, OneHotRidge
-from latency_predictors.models.prior import LatencyPrior, learn_prior, unlearned_prior
+from latency_predictors.models.prior import LatencyPrior, unlearned_prior
 from latency_predictors.models.roofline import FittedRoofline, kernel_cost_ms, roofline
 from latency_predictors.models.select import propose, propose_for
 from search_spaces.errors import UserError
@@ -28,6 +29,7 @@ __all__ = [
     "AnyFitted",
     "Ensemble",
     "FittedAdditive",
+    "FittedEnsemble",
     "FittedModel",
     "FittedRoofline",
     "Gp",

@@ -25,13 +25,14 @@ from search_spaces.errors import UserError
 _LEAST_SQUARE = 1e-12
 #: Fewer networks fix a scale only: a line through two points of a noisy device may slope anyhow.
 _LEAST_AFFINE = 3
-#: Standard deviation of the log error that a fit is expected to have before its leave-one-out errors are seen: a
-#: constant, and so much for every unit of the log sums' own standard deviation (networks that differ fiftyfold are
-#: further from one line than those that differ threefold); and as how many networks' errors that counts. Chosen on
-#: eight recorded calibrations of sixty networks, ten of which (the largest and the smallest among them) are fitted:
-#: 90 % intervals cover .83 to .98 of the others with a count of 5, .85 to .97 with 3 (means of 40 draws).
+#: Standard deviation of the log error that a fit to many networks is expected to have before its leave-one-out errors
+#: are seen: a constant, and so much for every unit of the log sums' own standard deviation (networks that differ
+#: fiftyfold are further from one line than those that differ threefold); and as how many networks' errors that counts.
+#: One or two networks fix a scale alone, which is further off where the truth is a line. All chosen on nine recorded
+#: calibrations of sixty networks, like the factor of `imputed_log_std` in `Additive`.
 PRIOR_LOG_STD = 0.025
 PRIOR_LOG_STD_PER_SPREAD = 0.02
+PRIOR_LOG_STD_SCALE_ONLY = 0.05
 PRIOR_COUNT = 3.0
 
 
@@ -52,15 +53,10 @@ class Additive(BaseModel):
     least_ms: smallest sum that will be asked for; a line that makes its latency zero or less, or the scale negative, is
         replaced by the one with non-negative coefficients. By default that of the measured networks.
     noise_log_std: repeatability of a network's latency, which no fit can be better than; widens the default prior.
-    prior_log_std, prior_count: see :class:`FittedAdditive`; the first is by default chosen by the networks' spread.
-
-    Tried on four recorded calibrations (toy teacher with 1 and 2 threads and at W8A8, an SD-shaped U-Net), the
-    largest, the smallest and eight random networks fitted, 50 unseen, median / 90th percentile error in %, mean of 200
-    draws: line 1.9 / 3.9, 2.1 / 4.8, 2.8 / 7.6, 3.9 / 9.0; as it is 1.1 / 2.6, 1.9 / 4.6, 2.2 / 6.2, 3.9 / 9.2; a scale
-    for every stage, or kernel sums beside the sum of parts, are worse than the line. A Gaussian process on its
-    residuals gave 1.6 / 3.3, 2.1 / 4.8, 2.4 / 6.1, 3.9 / 8.6, NNLS on the sum and four kernel sums as a third
-    curve 1.2 / 2.8, 1.7 / 4.5, 2.3 / 5.8, 3.3 / 7.9: a little better, but no function of the sum any more, whose range
-    and counts over a space are known exactly.
+    imputed_log_std: what the sums themselves are off in log latency since some of their parts were not measured but
+        estimated (parts.Parts.imputed_log_std); widens the default prior.
+    prior_log_std, prior_count: see :class:`FittedAdditive`; the first is by default chosen by the networks' number and
+        spread.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +64,7 @@ class Additive(BaseModel):
     power: bool = True
     least_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     noise_log_std: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    imputed_log_std: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     prior_log_std: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     prior_count: float = Field(default=PRIOR_COUNT, gt=0, allow_inf_nan=False)
 
@@ -129,8 +126,14 @@ class Additive(BaseModel):
     def _prior_log_std(self, sums: Array) -> float:
         if self.prior_log_std is not None:
             return self.prior_log_std
-        spread = float(np.std(np.log(sums)))
-        return float(np.hypot(PRIOR_LOG_STD + PRIOR_LOG_STD_PER_SPREAD * spread, self.noise_log_std))
+        num, is_line = len(sums), len(sums) >= _LEAST_AFFINE
+        own = PRIOR_LOG_STD + PRIOR_LOG_STD_PER_SPREAD * float(np.std(np.log(sums)))
+        variance = own**2 + self.noise_log_std**2 + self.imputed_log_std**2
+        if not is_line:
+            variance += PRIOR_LOG_STD_SCALE_ONLY**2
+        # That of a network beside the curve, and that of a curve through so few: a scale through N, or a line, which
+        # with its third point has one to tell it by.
+        return float(np.sqrt(variance * (1.0 + (2.0 / (num - 2) if is_line else 1.0 / num))))
 
 
 class FittedAdditive(FittedModel):
@@ -156,7 +159,7 @@ class FittedAdditive(FittedModel):
     prior_count: float = Field(gt=0, allow_inf_nan=False)
 
     def predict(self, inputs: Inputs) -> Prediction:
-        """Latency in ms (N,) with one relative 90 % interval for all."""
+        """Latency in ms (N,) with one relative 90 % interval for all; `UNKNOWN_FACTOR` without any network."""
         self._check(inputs)
         sums = _sums(inputs)
         latency_ms = self.of_sums(sums)
@@ -166,7 +169,7 @@ class FittedAdditive(FittedModel):
             least_ms, largest_ms = min(self.sums_ms), max(self.sums_ms)
             margin = 0.5 * (largest_ms - least_ms)
             outside = self.support.is_outside(inputs) | (sums < least_ms - margin) | (sums > largest_ms + margin)
-        if not self.loo_log_errors:
+        if not self.sums_ms:
             return Prediction(latency_ms, latency_ms / UNKNOWN_FACTOR, latency_ms * UNKNOWN_FACTOR, outside)
         dof = self.prior_count + len(self._inner_errors)
         return interval(latency_ms, np.full(len(latency_ms), self.log_std), dof, outside)
@@ -204,6 +207,8 @@ class FittedAdditive(FittedModel):
 
     @property
     def _inner_errors(self) -> Array:
+        if not self.loo_log_errors:
+            return np.zeros(0)
         inner: Array = np.array(self.loo_log_errors)[_are_inner(np.array(self.sums_ms))]
         return inner
 

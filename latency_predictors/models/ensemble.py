@@ -33,14 +33,6 @@ class Ensemble(BaseModel):
 
     From five measurements on the interval's relative width is the same for all networks: the ensemble's leave-one-out
     errors, and as one more the Gaussian process' idea of the noise, by Student's t.
-
-    Tried leave-one-device-out on the public tables (mean rank correlation over 5 draws at n = 10 / 20, FBNet and
-    NAS-Bench-201; in brackets with no device of the target's own kind, GPU, server CPU or phone, as source): as it is
-    .895 / .915 and .947 / .952 (.817 / .876 and .946 / .952). Without Huber's loss .895 / .915 and .947 / .951 (.821 /
-    .875 and .946 / .950); compared with that, a third member, the Gaussian process, .885 / .915 and .945 / .952 (.811
-    / .876 and .942 / .951), at 40 measurements .920 and .952 against .919 and .952; the analytic member trusted four
-    times .891 / .911 and .948 / .951 (.829 / .876 and .946 / .950); an analytic member that learns nothing from other
-    devices, with the Gaussian process, .883 / .913 and .940 / .951 (.818 / .872 and .937 / .950).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from latency_predictors.models.base import UNKNOWN_FACTOR, Prediction
 from latency_predictors.npu.roofline import Attention, Roofline, Work, network_ms, operators_ms
 from latency_predictors.shipped_profiles import shipped_profiles
+from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
 from search_spaces.precision import Precision
 from search_spaces.space import Indices, SearchSpace
@@ -134,11 +133,8 @@ class NpuProfile(BaseModel):
             raise UserError(f"NPU profile {str(name_or_path)!r}: {where}: {first['msg']}; fit it again") from None
 
     def save(self, path: Path) -> None:
-        """Writes JSON; the file is complete or not there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        """Writes JSON; the file is complete or not there. UserError: the place is full, read-only or no folder."""
+        write_json(path, self.model_dump(mode="json"))
 
     def trace_ms(self, trace: Trace) -> float:
         """Latency in ms of a whole recorded network."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from latency_predictors.qnn.compiler import Optimization, Toolchain
 from latency_predictors.qnn.quantization import QuantizationSettings
+from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
 
 Step = Literal["export", "quantise", "compile", "emulate"]
@@ -61,8 +60,12 @@ class CompileReport(BaseModel):
 
 
 def write_report(report: CompileReport, path: Path) -> Path:
-    """Writes a report as JSON under a temporary name and renames it."""
-    return _write(path, report.model_dump(mode="json"))
+    """Writes a report as JSON; the file is complete or not there.
+
+    Raises:
+        UserError: the place is full, read-only or no folder.
+    """
+    return write_json(path, report.model_dump(mode="json"))
 
 
 def read_report(path: Path) -> CompileReport | None:
@@ -77,11 +80,3 @@ def read_report(path: Path) -> CompileReport | None:
         return None
     except (ValidationError, OSError):
         raise UserError(f"{path} is not a compile report that can be read; delete it and compile again") from None
-
-
-def _write(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path

@@ -29,8 +29,8 @@ def measure(
 ) -> Outcome:
     """Measures until the target is met or the budget spent; the profile at `out` is new after each batch.
 
-    Every pass is on the disk before the next begins, in the folder `out`.work: after a kill the same call goes on from
-    there. Measurements in `given` count as measured.
+    Every pass is on the disk before the next begins, in the folder `out`.work/budget: after a kill the same call goes
+    on from there. Measurements in `given` and of the profile that is at `out` already count as measured.
 
     Raises:
         UserError: as `given.read`, a profile of another device at `out`, and what the runner refuses.
@@ -54,8 +54,9 @@ def measure(
             raise UserError(
                 f"{out} is a profile of {different[0]} {own!r}, not {facts[different[0]]!r}; give another --out"
             )
-    known = read(given, target)
-    work = out.with_name(out.name + ".work")
+    known = read(given, target, earlier)
+    # Apart from the files of a calibration that measures everything: its graphs have the teacher's weights.
+    work = out.with_name(out.name + ".work") / "budget"
     ensure_writable(work)
     with folder_lock(work, f"calibration in {work}"):
         journal = Journal(work / "measurements.jsonl", _context(target, {**facts, "options": runner.context}))

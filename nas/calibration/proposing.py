@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from latency_predictors.choosing import Measure
     from latency_predictors.profile import DeviceProfile
 
-FILE = "to_measure.csv"
 _COLUMNS = ("subject", "latency_ms", "device", "runtime", "precision", "threads", "toolchain", "note")
 #: Leave-one-out errors of fewer whole U-Nets do not end a calibration: they may be small by chance.
 LEAST_JUDGED = 8
@@ -62,15 +61,15 @@ class Outcome:
 def ask(given: Given, target: Target, plan: Plan, out: Path, export: Path | None = None) -> Outcome:
     """One round with a device that is not at hand: fits what is known, and writes what to measure next.
 
-    The profile at `out` is what earlier calls learned; `to_measure.csv` beside it has a row for every proposal, keeps
-    the rows that are filled in, and is given back with --from.
+    The profile at `out` is what earlier calls learned; the file beside it (:func:`asking_file`) has a row for every
+    proposal, keeps the rows that are filled in, and is given back with --from.
 
     Raises:
         UserError: as `read`; or latencies in the file that were not given, which would be left out.
     """
     earlier = earlier_profile(out)
     known = _known(given, target, earlier)
-    file = out.parent / FILE
+    file = asking_file(out)
     filled, pending = _asked(file)
     if known is not None:
         done = {*known.training.parts, *known.training.networks}
@@ -140,6 +139,11 @@ def export_graph(target: Target, name: str, folder: Path) -> Path:
         module, inputs, input_names, output_names = target.subjects.build(name)
         export_onnx(module, inputs, path, input_names, output_names)
     return path
+
+
+def asking_file(out: Path) -> Path:
+    """Where the profile at `out` asks for measurements: `pixel.to_measure.csv` for `pixel.json`."""
+    return out.with_name(f"{out.stem}.to_measure.csv")
 
 
 def earlier_profile(out: Path) -> DeviceProfile | None:

@@ -85,7 +85,9 @@ def parity(points: Sequence[Point]) -> go.Figure:
 
 
 def stage_errors(effects: Sequence[OptionError]) -> go.Figure:
-    """By how many per cent networks with each stage option are predicted too high or too low, with 95 % intervals.
+    """By how many per cent networks with each stage option are predicted higher or lower than the stage's average.
+
+    With 95 % intervals; what all networks are off together is no part of it.
 
     Options whose interval leaves out zero are coloured.
 
@@ -125,7 +127,9 @@ def stage_errors(effects: Sequence[OptionError]) -> go.Figure:
     figure.data = (figure.data[-1], *figure.data[:-1])
     figure.update_layout(
         xaxis=style.axis(
-            "prediction too low  ←  per cent  →  too high", [], range=[-1.05 * max(reach, 1.0), 1.05 * max(reach, 1.0)]
+            "lower  ←  per cent against the stage's average  →  higher",
+            [],
+            range=[-1.05 * max(reach, 1.0), 1.05 * max(reach, 1.0)],
         ),
         yaxis=style.axis("", [], autorange="reversed", tickfont={"size": 11}, dividercolor=style.GRID),
     )

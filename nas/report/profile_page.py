@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latency_predictors.evaluation import INFORMATION
+from latency_predictors.information import INFORMATION
 from nas.plots.format import NONE, milliseconds, percent, words_text
 from nas.report import page as html
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HOW = {
     "unseen": "whole U-Nets that the fit did not see",
-    "leave_one_out": "whole U-Nets, each predicted by a fit without it (leave-one-out)",
+    "leave_one_out": "whole U-Nets, left out of the fit in turn (leave-one-out)",
 }
 
 
@@ -70,8 +70,9 @@ def write_profile_page(found: Evaluation, path: Path) -> Path:
             )
         )
         stage_lead = (
-            "By how much networks with a stage option are predicted too high or too low, all other options being "
-            "equal; bars reach over 95 %. Effects that are noise are shrunk towards zero."
+            "By how much networks with a stage option are predicted too high or too low against the average of the "
+            "stage's options, all other stages being equal; bars reach over 95 %. Effects that are noise are shrunk "
+            "towards zero. What all networks are off together stands with the verdict."
         )
         figure = (
             html.figure(stage_errors(found.effects), "stages")

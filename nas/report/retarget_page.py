@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.latency import SOURCES, trust
+from latency_predictors.information import INFORMATION
+from nas.latency import trust
 from nas.plots import style
 from nas.plots.format import NONE, count, error, milliseconds
 from nas.report import page
@@ -234,7 +235,7 @@ def _from(result: Retargeted) -> str:
         rows += [
             (side, facts.title),
             (f"{side}: runtime", facts.runtime),
-            (f"{side}: fitted to", SOURCES[facts.fitted_from]),
+            (f"{side}: fitted to", INFORMATION[facts.fitted_from]),
             (f"{side}: error", facts.error or NONE),
             *((f"{side}: note", note) for note in facts.notes),
         ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from latency_predictors.information import INFORMATION
+from latency_predictors.judging import RULE
 from nas import plots
-from nas.latency import SOURCES
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
 from nas.report import models, page
@@ -86,7 +87,7 @@ def calibration(run: RunData) -> str:
     if device is None:
         reason = run.missing.get("device", "device_profile.json says nothing of its device")
         return page.section("latency", title, "Where the latencies come from.", page.missing(reason))
-    known = SOURCES.get(device.fitted_from or "")
+    known = INFORMATION.get(device.fitted_from or "")
     lead = f"Latency on {device.device} is predicted" + (f" by a fit to {known}." if known else ".")
     if not device.points:
         return page.section("latency", title, page.text(lead), *_never_measured(device))
@@ -115,7 +116,14 @@ def calibration(run: RunData) -> str:
     table = page.table(head, listing, [False] + [True] * 4) if listing else ""
     chart = page.figure(plots.predicted_vs_measured(run), "parity")
     lead += " Whole U-Nets, measured: those that the fit saw, and those that it did not see."
-    return page.section("latency", title, page.text(lead), _small(said), page.side_by_side(chart, table))
+    return page.section(
+        "latency", title, page.text(lead), _verdict(device), _small(said), page.side_by_side(chart, table)
+    )
+
+
+def _verdict(device: Device) -> str:
+    """Whether the profile is fit for search, and by which rule; empty for one that does not judge itself."""
+    return f"<p><b>Verdict: {page.text(device.verdict)}.</b></p>{_small(f'Rule: {RULE}.')}" if device.verdict else ""
 
 
 def _never_measured(device: Device) -> tuple[str, ...]:
@@ -129,7 +137,7 @@ def _never_measured(device: Device) -> tuple[str, ...]:
     ]
     head = ("published by others, never fitted", "published", "predicted", "off by")
     table = page.table(head, listing, [False, True, True, True]) if listing else ""
-    return said, table, page.notes(device.notes) if device.notes else ""
+    return _verdict(device), said, table, page.notes(device.notes) if device.notes else ""
 
 
 def params(run: RunData) -> str:

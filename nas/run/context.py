@@ -86,7 +86,7 @@ class RunContext:
         Raises:
             UserError: a teacher that is not there any more, or a space that does not fit it.
         """
-        from nas.latency import teacher_shapes
+        from nas.teacher_shapes import teacher_shapes
         from search_spaces.costs import CostTable
 
         shapes = teacher_shapes(self.recipe.teacher)

@@ -131,8 +131,8 @@ def retarget(
     Args:
         run_dir: a run that is finished, stopped or running; it is only read.
         device: file of a device profile, or the name of a shipped one.
-        max_latency_ms: budget on the new device, for one more pick.
-        max_params: budget; default: the run's own.
+        max_latency_ms: budget on the new device, for one more pick and for what to evaluate next.
+        max_params: budget of both; default: the run's own.
 
     Raises:
         UserError: no run, no finished candidate; a profile that cannot be read or is of another space, teacher or size;
@@ -164,8 +164,9 @@ def retarget(
     elsewhere = [
         r.model_copy(update={"latency_ms": float(ms)}) for r, ms in zip(records, there.latency_ms, strict=True)
     ]
-    picks_there = choose(elsewhere, max_latency_ms, max_params or budgets.max_params, budgets.max_error)
-    found = promising(run, records, matrix, table)
+    max_params = max_params or budgets.max_params
+    picks_there = choose(elsewhere, max_latency_ms, max_params, budgets.max_error)
+    found = promising(run, records, matrix, table, max_latency_ms, max_params)
     either = np.array([c.move != "off" for c in candidates])
     return Retargeted(
         run=str(run.directory.path),

@@ -44,13 +44,19 @@ class Unevaluated:
 
 
 def promising(
-    run: RunContext, records: Sequence[CandidateRecord], evaluated: Indices, table: LatencyTable
+    run: RunContext,
+    records: Sequence[CandidateRecord],
+    evaluated: Indices,
+    table: LatencyTable,
+    max_latency_ms: float | None = None,
+    max_params: int | None = None,
 ) -> Unevaluated | str:
     """What to evaluate next for a device, or in one sentence why that cannot be said.
 
     Args:
         records: the finished candidates; their rows are `evaluated` (M, decisions).
         table: latency on the new device.
+        max_latency_ms, max_params: budgets that they keep to; of errors the run's own holds.
     """
     from nas.fidelity.swap import SwapTable, additivity
     from nas.search.settings import table_or_sample
@@ -76,10 +82,10 @@ def promising(
         [ratio * swaps.prior(space.stage_rows(matrix)), table.latency_ms(matrix), costs.params(matrix)], axis=1
     )
     known = np.stack([errors, table.latency_ms(evaluated), [float(r.num_params) for r in records]], axis=1)
-    picks = run.recipe.picks
-    allowed = ~np.isin(space.rank(matrix), space.rank(evaluated)) & (predicted[:, 0] <= picks.max_error)
-    if picks.max_params is not None:
-        allowed &= predicted[:, 2] <= picks.max_params
+    allowed = ~np.isin(space.rank(matrix), space.rank(evaluated))
+    for column, limit in enumerate((run.recipe.picks.max_error, max_latency_ms, max_params)):
+        if limit is not None:
+            allowed &= predicted[:, column] <= limit
     best = worthwhile(known, predicted, allowed, NUM_PROMISING)
     latency = table.predict(matrix[best.rows]) if len(best.rows) else None
     return Unevaluated(

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.latency import PUBLIC, npu_error, npu_title, unseen_error
+from latency_predictors.information import PUBLIC
+from latency_predictors.judgement import Judgement
+from latency_predictors.judging import WORDS, level_of
+from nas.latency import npu_error, npu_title, unseen_error
 from nas.run_data.types import Device, LatencyPoint
 from nas.run_data.values import needed, number, text, whole
 
@@ -39,6 +42,7 @@ def read_device(path: Path) -> Device:
         p90_error_pct=number(judged.get("p90_error_pct")),
         spearman=number(judged.get("spearman")),
         coverage90=number(judged.get("coverage90")),
+        verdict=WORDS[level_of(Judgement.model_validate(judged))] if judged else "",
     )
 
 
@@ -53,6 +57,7 @@ def _npu(data: Mapping[str, Any]) -> Device:
         points=(),
         fitted_from=PUBLIC,
         error=npu_error([row["error_pct"] for row in errors["without_diffusion"]]),
+        verdict=WORDS["unjudged"],
         notes=tuple(str(note) for note in data["notes"]),
         published=tuple(
             (str(row["what"]), needed(row["published_ms"], "published_ms"), needed(row["predicted_ms"], "predicted_ms"))

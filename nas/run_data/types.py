@@ -62,10 +62,13 @@ class Device:
     """The device profile's facts that a reader wants.
 
     Attributes:
-        fitted_from: what it was fitted from, a key of `nas.latency.SOURCES`; None in profiles of the first format.
+        fitted_from: what it was fitted from, a key of `latency_predictors.information.INFORMATION`; None in profiles of
+            the first format.
         error: its error on networks that it did not see, as a sentence; empty where it says none.
         p90_error_pct, spearman, coverage90: over these networks the 90th percentile of the absolute error, the rank
             correlation, and the share (0 to 1) within their 90 % interval.
+        verdict: whether it is fit for search, in words (`latency_predictors.judging`); empty in profiles without a
+            judgement.
         notes: what else it says of itself.
         published: (what, published ms, predicted ms) of figures of others that it never saw.
     """
@@ -81,6 +84,7 @@ class Device:
     p90_error_pct: float | None = None
     spearman: float | None = None
     coverage90: float | None = None
+    verdict: str = ""
     notes: tuple[str, ...] = ()
     published: tuple[tuple[str, float, float], ...] = ()
 

@@ -73,6 +73,34 @@ def test_predictions_do_not_depend_on_what_is_asked_for(data):
     np.testing.assert_array_equal(task.predict(task.pool[:10]).mean, before)
 
 
+def test_the_mean_with_contradicted_figures_stands_beside_the_one_without(data, capsys):
+    """A text encoder of d2 runs four times slower than the same graph in another model."""
+    lines = []
+    for line in data.read_text().splitlines():
+        values = dict(zip(COLUMNS, line.split(","), strict=True))
+        if (values["model"], values["component"]) != ("stable_diffusion_v1_5", "unet"):
+            continue
+        for model in ("stable_diffusion_v1_5", "controlnet_canny"):
+            slower = 4 if (model, values["device"]) == ("controlnet_canny", "d2") else 1
+            added = {"model": model, "component": "text_encoder", "ms": str(0.2 * slower * float(values["ms"]))}
+            lines.append(",".join((values | added)[name] for name in COLUMNS))
+    data.write_text(data.read_text() + "\n".join(lines) + "\n")
+    assert main(["--data", str(data), "--n", "10", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    without, with_slowed = figures["targets"]["d2"]["10"], figures["targets_with_slowed"]["d2"]["10"]
+    assert list(figures["targets_with_slowed"]) == ["d2"]
+    assert (without["num_asked"], with_slowed["num_asked"]) == (6, 7)
+    # Predicted about right, a figure that is four times too high is off by three quarters.
+    assert with_slowed["mape"] == pytest.approx((6 * without["mape"] + 75) / 7, abs=3)
+    scores = {**figures["targets"], **figures["targets_with_slowed"]}
+    assert figures["mean_with_slowed"]["10"]["mape"] == pytest.approx(
+        np.mean([s["10"]["mape"] for s in scores.values()])
+    )
+    assert main(["--data", str(data), "--n", "10"]) == 0
+    shown = capsys.readouterr().out
+    assert "mean, with slowed" in shown and "slowed: d2: controlnet_canny/text_encoder" in shown
+
+
 def test_targets_can_be_named(data, capsys):
     assert main(["--data", str(data), "--targets", "d1, d3", "--n", "2", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)["targets"]) == ["d1", "d3"]

@@ -27,6 +27,7 @@ from experiments.exits import run_app
 from latency_predictors.profile import DeviceProfile
 from nas.calibration.target import Target
 from search_spaces.candidate import Candidate
+from tests.latency_predictors.android.phones import SERIAL, FakePhone
 
 SPACE = """
 name: few
@@ -226,16 +227,16 @@ def test_a_device_that_is_not_at_hand_is_measured_by_csv(
 ) -> None:
     call = ["--budget", 20, "--batch", 9, "--target-error", 1, "--measure", measure, "--space", space_file, *FACTS]
     call += ["--out", "p.json"]
-    file = folder / "to_measure.csv"
+    file = folder / "p.to_measure.csv"
     assert run(*call) == WAITING
-    assert "fill in latency_ms and run again with --from to_measure.csv" in capsys.readouterr().out
+    assert "fill in latency_ms and run again with --from p.to_measure.csv" in capsys.readouterr().out
     first = file.read_text()
     assert len(first.splitlines()) == 10 and not (folder / "p.json").exists()
     assert run(*call) == WAITING and file.read_text() == first, "nothing new is asked for before the old is answered"
 
     assert fill(file, lambda name: truth_ms(target, name), at_most=5) == 5
     capsys.readouterr()
-    assert run(*call) == 2 and "add --from to_measure.csv" in capsys.readouterr().err
+    assert run(*call) == 2 and "add --from p.to_measure.csv" in capsys.readouterr().err
     assert run(*call, "--from", file) == WAITING
     answered = DeviceProfile.load(folder / "p.json")
     assert answered.num_parts + answered.num_networks == 5
@@ -264,7 +265,17 @@ def test_another_device_at_the_same_place_is_refused(
     common = ["--space", space_file, "--out", "p.json"]
     assert run("--anchor", 3, *common, *FACTS) == 0
     assert run("--budget", 5, *common, "--device", "Other", *FACTS[2:]) == 2
-    assert "'Other'" in capsys.readouterr().err and not (folder / "to_measure.csv").exists()
+    assert "'Other'" in capsys.readouterr().err and not (folder / "p.to_measure.csv").exists()
+
+
+@pytest.mark.usefixtures("counted")
+def test_profiles_of_one_folder_ask_in_files_of_their_own(folder: Path, target: Target, space_file: Path) -> None:
+    common = ["--budget", 2, "--space", space_file, *FACTS[2:]]
+    assert run(*common, "--device", "One", "--out", "one.json") == WAITING
+    fill(folder / "one.to_measure.csv", lambda name: truth_ms(target, name))
+    assert run(*common, "--device", "Two", "--out", "two.json") == WAITING
+    rows = list(csv.DictReader((folder / "two.to_measure.csv").open()))
+    assert [(row["device"], row["latency_ms"]) for row in rows] == [("Two", "")] * 2
 
 
 @pytest.mark.usefixtures("counted")
@@ -273,7 +284,7 @@ def test_graphs_to_measure_are_exported(folder: Path, space_file: Path) -> None:
 
     call = ["--budget", 2, "--measure", "blocks", "--space", space_file, "--out", "p.json", *FACTS, "--export", "onnx"]
     assert run(*call) == WAITING
-    notes = [row["note"] for row in csv.DictReader((folder / "to_measure.csv").open())]
+    notes = [row["note"] for row in csv.DictReader((folder / "p.to_measure.csv").open())]
     assert len(notes) == 2
     for note in notes:
         onnxruntime.InferenceSession(folder / note, providers=["CPUExecutionProvider"])
@@ -285,6 +296,60 @@ def test_evaluating_an_npu_profile_says_what_it_is(folder: Path, capsys: pytest.
     assert shown["verdict"]["level"] == "unjudged" and shown["page"] == "npu.html"
     page = (folder / "npu.html").read_text()
     assert 'id="figure-npu"' in page and "no candidate was measured" in page
+
+
+@pytest.mark.usefixtures("counted")
+def test_what_a_profile_knows_stays_when_more_is_measured_here(
+    folder: Path, target: Target, space_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = candidates(target, 3)
+    file = write_csv(folder / "m.csv", target, nets, runtime="onnxruntime-cpu", precision="fp32", threads="1")
+    common = ["--device", "local", "--space", space_file, "--out", "p.json"]
+    assert run("--from", file, *common) == 0
+    # A calibration that measured everything left its journal here; it is of other graphs.
+    (folder / "p.json.work").mkdir()
+    (folder / "p.json.work" / "measurements.jsonl").write_text('{"context": {"teacher_key": "t"}}\n')
+    here = [*common, "--measure", "blocks", "--set", "calibration.max_seconds=0.2"]
+    assert run(*here, "--budget", 3) == 0
+    assert "budget spent: 3 of 3 measured" in capsys.readouterr().out
+    runner = ["--runner", "onnxruntime-cpu", "--option", "spinning=true"]
+    assert run(*here, *runner, "--budget", 4) == 0
+    profile = DeviceProfile.load(folder / "p.json")
+    assert {n: t.latency_ms for n, t in profile.training.networks.items()} == {n: truth_ms(target, n) for n in nets}
+    assert profile.num_parts == 1
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_phone_on_a_cable_is_measured_directly(folder: Path, space_file: Path) -> None:
+    options = {"serial": SERIAL, "adb": FakePhone(folder / "phone").adb, "poll_s": 0.01}
+    call = ["--runner", "adb", "--budget", 1, "--measure", "blocks", "--space", space_file, "--out", "p.json"]
+    for key, value in options.items():
+        call += ["--option", f"{key}={value}"]
+    assert run(*call, "--threads", 2, "--set", "calibration.max_seconds=0.2") == 0
+    profile = DeviceProfile.load(folder / "p.json")
+    assert (profile.runtime, profile.threads, profile.num_parts) == ("onnxruntime-cpu", 2, 1)
+    assert "Phone 5" in profile.device
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--runner", "adb"], "--runner adb: measures what --budget chooses"),
+        (["--runner", "adb", "--budget", 3, "--device", "Pixel"], "--device Pixel would not be measured"),
+        (["--option", "serial=1", "--budget", 3], "of which runner?"),
+        (["--runner", "odb", "--budget", 3], "runner 'odb' is not known"),
+        (["--runner", "adb", "--budget", 3, "--option", "speed=1"], "option 'speed' is not known"),
+        (["--device", "local", "--budget", 3, "--option", "spinning"], "not KEY=VALUE"),
+    ],
+    ids=["budget", "device", "nobody", "name", "option", "text"],
+)
+@pytest.mark.usefixtures("counted")
+def test_runners_that_cannot_measure_are_one_line(
+    arguments: list[object], words: str, folder: Path, space_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "--space", space_file, "--out", "p.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and list(folder.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -302,7 +367,7 @@ def test_measuring_here_goes_on_after_a_kill(folder: Path, space_file: Path) -> 
         "3",
     ]
     command += ["--space", str(space_file), "--out", "p.json", "--set", "calibration.max_seconds=1"]
-    journal = folder / "p.json.work" / "measurements.jsonl"
+    journal = folder / "p.json.work" / "budget" / "measurements.jsonl"
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     start = time.monotonic()
     while not (journal.is_file() and '"finished"' in journal.read_text()) and time.monotonic() - start < 300:

@@ -133,7 +133,13 @@ def test_document_has_every_figure_and_says_what_was_dropped(table: Path, capsys
     assert dropped["b"]["num_rows"] == 4 and sorted(dropped["b"]["why"].values()) == [1, 1, 2]
     assert dropped["broken"]["num_rows"] == 1900
     assert latency.main([*arguments, "--targets", "a"]) == 0
-    assert "dropped 4 rows of b" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dropped 4 rows of b" in shown
+    assert "beats, n = 5: MAPE " in shown and "beats, n = 10: MAPE " in shown
+    ours, nnls = (document["mean"]["10"][name]["mape"] for name in ("ours", "nnls"))
+    better = sum(by_n["10"]["ours"]["mape"] < by_n["10"]["nnls"]["mape"] for by_n in document["targets"].values())
+    line = latency.beats(document)[1]
+    assert f"MAPE {ours:.2f} against" in line and f"nnls {nnls:.2f} ({better} of 2 targets)" in line
 
 
 def test_the_same_seed_gives_the_same_figures(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,12 @@ import pytest
 
 from experiments.cli import app
 from experiments.exits import run_app
+from latency_predictors.npu.profile import NpuProfile
 from latency_predictors.profile import DeviceProfile
+from nas.teacher_shapes import teacher_shapes
 from search_spaces.candidate import Candidate
 from search_spaces.space import SearchSpace
+from search_spaces.space_file import load_space
 from tests.latency_predictors.made_up import synthetic
 
 README_EXAMPLE = "RARA-RA-R-none-RARARA-RR-R@3"
@@ -140,6 +143,16 @@ def test_a_device_profile_predicts_without_torch(profile: Path, tmp_path: Path) 
 def test_an_npu_profile_needs_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["predict", "sm8750-w8a16", README_EXAMPLE]) == 2
     assert "add --teacher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_npu_profile_knows_sd15_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = ran(capsys, "sm8750-w8a16", README_EXAMPLE, "--teacher", "sd15")
+    unet = teacher_shapes("sd15").unet
+    table = NpuProfile.load("sm8750-w8a16").tabulate(unet, load_space("nanosd"), 64, 77)
+    matrix = table.space.encode(Candidate.from_id(README_EXAMPLE, table.space.stages))[None]
+    assert row["latency_ms"] == pytest.approx(table.latency_ms(matrix)[0])
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964, "Stable Diffusion 1.5's"
 
 
 @pytest.mark.slow

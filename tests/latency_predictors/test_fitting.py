@@ -9,9 +9,11 @@ from latency_predictors.fitting import ProfileFacts, fit_profile
 from latency_predictors.kernel_tables import KernelTables
 from latency_predictors.models import Additive, Inputs
 from latency_predictors.profile import DeviceProfile
+from latency_predictors.source_devices import source_device, source_sums
 from latency_predictors.spec_sheet import SpecSheet
 from latency_predictors.subject_names import BASE, option_subject
 from latency_predictors.training import Training
+from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 from search_spaces.space_file import load_space
@@ -109,20 +111,37 @@ def test_unmeasured_parts_are_estimated_from_measured_ones(nanosd: SearchSpace, 
 
 
 @pytest.mark.parametrize(
-    ("num_nets", "noise"), [(10, 0.03), (20, 0.03), (40, 0.03), (20, 0.05), (60, 0.06), (80, 0.02)]
+    ("num_nets", "noise"),
+    [
+        (10, 0.03),
+        (20, 0.03),
+        (40, 0.03),
+        (20, 0.05),
+        (60, 0.06),
+        (80, 0.02),
+        (10, 0.1),
+        (5, 0.03),
+        (3, 0.03),
+        (2, 0.03),
+    ],
 )
 def test_intervals_cover_nine_in_ten(num_nets: int, noise: float) -> None:
-    """Of networks that are 0.8 sums + 0.3 ms times noise of known sd, over 60 seeded devices."""
+    """Of networks that are 0.8 sums + 0.3 ms times noise of known sd, which is stated, over 60 seeded devices."""
     covered = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         sums = rng.uniform(1, 4, num_nets + 50)
         measured = (0.3 + 0.8 * sums) * rng.lognormal(0, noise, len(sums))
         inputs = Inputs(sums[:, None], ("k",), sources=sums[:, None])
-        fitted = Additive().fit(inputs.rows(slice(num_nets)), measured[:num_nets])
+        try:
+            fitted = Additive(noise_log_std=noise).fit(inputs.rows(slice(num_nets)), measured[:num_nets])
+        except UserError:  # three networks of about one size may fall with it: refused, not predicted
+            assert num_nets == 3
+            continue
         found = fitted.predict(inputs.rows(slice(num_nets, None)))
         covered.append(np.mean((found.low_ms <= measured[num_nets:]) & (measured[num_nets:] <= found.high_ms)))
-    assert 0.85 <= np.mean(covered) <= 0.97, np.mean(covered)
+    # Below ten networks the assumed scale has most of the say, and is on the safe side.
+    assert len(covered) >= 50 and 0.85 <= np.mean(covered) <= (0.97 if num_nets >= 10 else 0.99), np.mean(covered)
 
 
 def test_what_does_not_repeat_widens_the_interval() -> None:
@@ -143,18 +162,90 @@ def test_a_power_law_is_found_where_there_is_one() -> None:
     assert fitted.largest_sum_ms(1e9, 1.0, 50.0) == 50.0
 
 
+def other_device(space: SearchSpace, kernels: KernelTables) -> DeviceProfile:
+    """Convolutions twice and attention four times as dear, calls and memory as they are: not `truth` scaled."""
+    cost_ms = COST_MS * [2.0, 4.0, 1.0, 1.0]
+    known = training(space, kernels, 12, 37)
+    parts = {
+        option_subject(s, o): kernels.stages[s][i] for s in space.stages for i, o in enumerate(space.options[s])
+    } | {BASE: kernels.base}
+    matrix = np.stack([space.encode(Candidate.from_id(name, space.stages)) for name in known.networks])
+    whole = kernels.of_candidates(space, matrix) @ cost_ms + 5 * CONSTANT_MS
+    return fit_profile(
+        space,
+        kernels,
+        Training(
+            {name: measurement(name, float(parts[name] @ cost_ms)) for name in known.parts},
+            {name: measurement(name, float(ms)) for name, ms in zip(known.networks, whole, strict=True)},
+        ),
+        FACTS,
+    )
+
+
 def test_another_device_helps_where_little_was_measured(nanosd: SearchSpace, kernels: KernelTables) -> None:
-    source = fit_profile(nanosd, kernels, training(nanosd, kernels, 12, 37), FACTS)
-    few = training(nanosd, kernels, 3, 0, seed=4)
-    table = source.tabulate(None, nanosd, 8, 5)
-    alone = fit_profile(nanosd, kernels, few, FACTS)
-    helped = fit_profile(nanosd, kernels, few, FACTS, sources={"like it": table})
-    assert [s.device for s in helped.sources] == ["like it"]
-    assert np.median(error_pct(helped, nanosd, kernels)) < 0.5 * np.median(error_pct(alone, nanosd, kernels))
+    table = other_device(nanosd, kernels).tabulate(None, nanosd, 8, 5)
+    matrix = nanosd.sample(np.random.default_rng(3), 300)
+    ratios = table.latency_ms(matrix) / truth(nanosd, kernels, matrix)
+    assert ratios.max() > 1.1 * ratios.min()  # it is another device, not this one at another speed
+    alone, helped = [], []
+    for seed in range(6):
+        few = training(nanosd, kernels, 2, 0, seed=seed)
+        alone.append(np.median(error_pct(fit_profile(nanosd, kernels, few, FACTS), nanosd, kernels)))
+        profile = fit_profile(nanosd, kernels, few, FACTS, sources={"unlike it": table})
+        assert [s.device for s in profile.sources] == ["unlike it"]
+        helped.append(np.median(error_pct(profile, nanosd, kernels)))
+    assert np.mean(helped) < 0.8 * np.mean(alone), (alone, helped)
     fewer = SearchSpace(name="fewer", options=nanosd.options | {"E1": ("R", "RR")})
     own = kernel_tables(fewer)
     with pytest.raises(UserError, match="tabulate it for that"):
         fit_profile(fewer, own, training(fewer, own, 3, 0), FACTS, sources={"x": table})
+
+
+def test_sources_are_weighed_against_blocks_or_refused(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    own = fit_profile(nanosd, kernels, training(nanosd, kernels, 12, 37), FACTS)
+    like = {"like it": own.tabulate(None, nanosd, 8, 5)}
+    # Blocks that mislead, and a device that is this one: it predicts the measured networks best.
+    known = training(nanosd, kernels, 4, 6)
+    rng = np.random.default_rng(0)
+    wrong = {n: measurement(n, t.latency_ms * float(rng.uniform(1, 100))) for n, t in known.parts.items()}
+    helped = fit_profile(nanosd, kernels, Training(wrong, known.networks), FACTS, sources=like)
+    assert (helped.information, [s.device for s in helped.sources]) == ("some_blocks", ["like it"])
+    assert np.median(error_pct(helped, nanosd, kernels)) < 5
+    # Exact blocks, and a device unlike this one: the blocks do, and no source is kept.
+    unlike = {"unlike it": other_device(nanosd, kernels).tabulate(None, nanosd, 8, 5)}
+    exact = fit_profile(nanosd, kernels, training(nanosd, kernels, 12, 37), FACTS, sources=unlike)
+    assert (exact.model.kind, exact.sources) == ("additive", ())
+    for few in (Training(), Training(wrong, {}), Training(wrong, dict(list(known.networks.items())[:1]))):
+        with pytest.raises(
+            UserError, match=r"sources like it: \d whole networks and \d+ blocks .*leave the sources out$"
+        ):
+            fit_profile(nanosd, kernels, few, FACTS, spec=SPEC, sources=like)
+
+
+def test_a_source_whose_latency_is_a_power_of_a_sum_is_nearly_a_sum(nanosd: SearchSpace, kernels: KernelTables) -> None:
+    known = training(nanosd, kernels, 12, 37)
+    bent = {name: measurement(name, t.latency_ms**0.9) for name, t in known.networks.items()}
+    table = fit_profile(nanosd, kernels, Training(known.parts, bent), FACTS).tabulate(None, nanosd, 8, 5)
+    matrix = nanosd.sample(np.random.default_rng(5), 500)
+    sums = source_sums((source_device("bent", table, nanosd),), nanosd, nanosd.stage_rows(matrix))[:, 0]
+    off = np.abs(sums / table.latency_ms(matrix) - 1)
+    assert 1e-4 < off.max() < 0.05 and off.mean() < 0.02, off.max()
+
+
+@pytest.mark.parametrize(("num_parts", "num_nets"), [(4, 1), (4, 2), (12, 2), (12, 3), (37, 2), (37, 3), (37, 5)])
+def test_intervals_hold_with_few_blocks_or_networks(
+    nanosd: SearchSpace, kernels: KernelTables, num_parts: int, num_nets: int
+) -> None:
+    """Blocks timed alone cost a power of their truth: what was estimated from a few is off, networks bend."""
+    covered = []
+    for seed in range(12):
+        known = training(nanosd, kernels, num_nets, num_parts, noise=0.03, seed=seed)
+        bent = {n: measurement(n, t.latency_ms**0.8) for n, t in known.parts.items()}
+        profile = fit_profile(nanosd, kernels, Training(bent, known.networks), FACTS)
+        matrix = nanosd.sample(np.random.default_rng(100 + seed), 200)
+        found, wanted = profile.predict(nanosd, matrix), truth(nanosd, kernels, matrix)
+        covered.append(np.mean((found.low_ms <= wanted) & (wanted <= found.high_ms)))
+    assert np.mean(covered) >= 0.85, np.mean(covered)
 
 
 def test_held_out_networks_are_judged_unseen(nanosd: SearchSpace, kernels: KernelTables) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,13 +12,19 @@ from hypothesis import strategies as st
 from latency_predictors.judgement import Judgement
 from latency_predictors.judging import judge, judge_npu, level_of, repeatability_of, tie_of
 from latency_predictors.npu.profile import NpuProfile
-from latency_predictors.stage_errors import biased, option_errors
+from latency_predictors.stage_errors import biased, common, common_error, option_errors
 from tests.latency_predictors.made_up import measurement
 
 
-def errors(spearman: float | None, p90: float, num: int = 50, coverage: float = 0.9) -> Judgement:
+def errors(
+    spearman: float | None,
+    p90: float,
+    num: int = 50,
+    coverage: float = 0.9,
+    how: Literal["unseen", "leave_one_out"] = "unseen",
+) -> Judgement:
     return Judgement(
-        how="unseen",
+        how=how,
         num=num,
         median_error_pct=p90 / 3,
         p90_error_pct=p90,
@@ -42,6 +50,24 @@ def errors(spearman: float | None, p90: float, num: int = 50, coverage: float = 
 )
 def test_the_rule(spearman: float | None, p90: float, num: int, level: str) -> None:
     assert level_of(errors(spearman, p90, num)) == judge(errors(spearman, p90, num)).level == level
+
+
+@pytest.mark.parametrize(
+    ("spearman", "p90", "num", "level"),
+    [
+        (0.975, 6.0, 10, "fit"),
+        (0.974, 6.0, 50, "care"),
+        (0.99, 6.1, 50, "care"),
+        (0.99, 1.0, 9, "care"),
+        (0.85, 25.0, 50, "care"),
+        (0.84, 5.0, 50, "unfit"),
+    ],
+)
+def test_errors_that_chose_the_predictor_need_a_margin(spearman: float, p90: float, num: int, level: str) -> None:
+    verdict = judge(errors(spearman, p90, num, how="leave_one_out"))
+    assert verdict.level == level and "left out in turn" in verdict.reasons[0] and "left out in turn" in verdict.rule
+    said = any("these errors also chose the predictor" in reason for reason in verdict.reasons)
+    assert said == (level == "care" and num >= 10 and p90 <= 12)
 
 
 def test_words_follow_the_figures() -> None:
@@ -89,6 +115,14 @@ def test_a_planted_error_is_found_and_noise_is_not() -> None:
     assert effect["E1", "a"].error_pct - effect["E1", "b"].error_pct == pytest.approx(10.5, abs=1.5)
     assert [e.option for e in found if e.is_certain and e.error_pct > 0] == ["a"]
     assert biased(found)[0].startswith("networks with a at E1 are predicted ") and "too high" in biased(found)[0]
+    assert biased(found)[0].endswith("against the average of E1's options")
+    # An error that all share is in no effect: it is said by itself.
+    shifted = option_errors(networks, planted + 0.3)
+    assert [e.error_pct for e in shifted] == pytest.approx([e.error_pct for e in found])
+    all_of_them, half = common_error(list(planted + 0.3)) or (0.0, 0.0)
+    assert all_of_them == pytest.approx(100 * np.expm1(np.mean(planted + 0.3))) and 0 < half < 5
+    assert "together are predicted 38 % too high" in (common(list(planted + 0.3)) or "")
+    assert common(list(noise)) is None and common([0.5, 0.5]) is None
     assert not any(e.is_certain for e in option_errors(networks, noise))
     assert option_errors(networks[:2], [0.1, 0.2]) == [] and option_errors([], []) == []
 
@@ -123,3 +157,6 @@ def test_an_npu_profile_is_not_judged_on_candidates() -> None:
     verdict = judge_npu(NpuProfile.load("sm8750-w8a16").errors)
     assert verdict.level == "unjudged" and any("no candidate was measured" in r for r in verdict.reasons)
     assert any("90th percentile" in r for r in verdict.reasons) and any("published" in r for r in verdict.reasons)
+    # By the statement's own scatter, not by a constant.
+    scatter = [np.log1p(e.error_pct / 100) for e in NpuProfile.load("sm8750-w8a16").errors.without_diffusion]
+    assert any(f"less than {tie_of(scatter):.0f} % are ties" in reason for reason in verdict.reasons)

@@ -86,6 +86,17 @@ def test_the_page_says_what_the_run_measured(folder: Path) -> None:
         assert reason in html
 
 
+@pytest.mark.parametrize(("p90", "words"), [(11.0, "fit for search"), (20.0, "usable with care")])
+def test_the_page_gives_the_profiles_verdict(folder: Path, p90: float, words: str) -> None:
+    path = folder / "device_profile.json"
+    assert "Verdict:" not in render(read_run(folder)), "a profile of the first format does not judge itself"
+    judgement = {"how": "unseen", "num": 12, "median_error_pct": 5.0, "p90_error_pct": p90, "within10": 0.9}
+    judgement |= {"spearman": 0.96, "kendall": 0.9, "coverage90": 0.9}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judgement": judgement}))
+    html = render(read_run(folder))
+    assert f"Verdict: {words}." in html and "Spearman &gt;= 0.95" in html
+
+
 def test_one_run_gives_one_page(folder: Path) -> None:
     assert render(read_run(folder)) == render(read_run(folder))
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad
 
 from latency_predictors.models import Ensemble, Gp, Inputs, LatencyPrior, learn_prior, unlearned_prior
-from latency_predictors.models.prior import CONSTANT_VARIANCE, negative_log_likelihood
+from latency_predictors.models.learning import negative_log_likelihood
+from latency_predictors.models.prior import CONSTANT_VARIANCE
 from search_spaces.errors import UserError
 from tests.latency_predictors.models.devices import Devices
 

@@ -264,6 +264,17 @@ def test_what_to_evaluate_next_raises_the_predicted_front_most(
     assert not {p.candidate for p in found.promising} & set(evaluated)
 
 
+def test_what_to_evaluate_next_keeps_to_the_budgets(found: Retargeted, run_dir: Path) -> None:
+    other = str(run_dir.parent / "other.json")
+    fast = sorted(p.latency_ms for p in found.promising)[len(found.promising) // 2]
+    small = sorted(p.num_params for p in found.promising)[len(found.promising) // 2]
+    assert any(p.latency_ms > fast for p in found.promising) and any(p.num_params > small for p in found.promising)
+    for budgets in ({"max_latency_ms": fast}, {"max_params": small}):
+        kept = retarget(run_dir, other, **budgets).promising
+        assert kept and all(p.latency_ms <= budgets.get("max_latency_ms", math.inf) for p in kept)
+        assert all(p.num_params <= budgets.get("max_params", math.inf) for p in kept)
+
+
 def test_nothing_is_worth_evaluating_that_is_dominated() -> None:
     evaluated = np.array([[0.1, 1.0, 10.0]])
     dominated, better, refused = [0.2, 2.0, 20.0], [0.05, 2.0, 20.0], [0.01, 0.5, 5.0]
