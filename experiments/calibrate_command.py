@@ -206,7 +206,7 @@ def _runner(
             "threads": threads or recipe.calibration.threads,
             "precision": precision or recipe.calibration.precision,
         }
-    options = {key: value for key, value in wanted.items() if value is not None} | key_values(texts or [])
+    options = {key: value for key, value in wanted.items() if value is not None} | key_values(name, texts or [])
     runner_options(name, options)
     return RunnerSpec(name=name, options=options)
 

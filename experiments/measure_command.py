@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SECONDS_EACH = 0.7
 _MOST_ROWS = 40
+_YEAR_S = 365 * 24 * 3600
 
 
 def measure(
@@ -37,7 +38,7 @@ def measure(
     teacher: Annotated[str, typer.Option(help="Bundled name, diffusers folder or hub id.")] = "toy",
     space: Annotated[str, typer.Option(help="Search-space preset or YAML file.")] = "nanosd",
     runner: Annotated[str, typer.Option(help="What measures; an unknown name lists them.")] = "onnxruntime-cpu",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of one run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of one run, 1 to 1024.")] = None,
     precision: Annotated[
         Literal["float32", "float16", "w8a8", "w8a16"] | None, typer.Option(help="What graphs are turned into first.")
     ] = None,
@@ -46,10 +47,8 @@ def measure(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another option of the runner; repeatable.")
     ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(min=0.001, help="Time for all, about; without it 0.7 s a subject.")
-    ] = None,
-    timeout_s: Annotated[float, typer.Option(min=1, help="Longest load or run; what takes longer has failed.")] = 300.0,
+    max_seconds: Annotated[float | None, typer.Option(help="Time for all, about; without it 0.7 s a subject.")] = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest load or run; what takes longer has failed.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, help="Of random candidates and the order of runs.")] = 0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read the teacher's shapes only: its weights need not be there.")
@@ -74,9 +73,14 @@ def measure(
     from nas.quiet import quiet
 
     given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
-    options = {key: value for key, value in given.items() if value is not None} | key_values(option or [])
-    runner_options(runner, options)  # an unknown name is said before anything is loaded
+    options = {key: value for key, value in given.items() if value is not None} | key_values(runner, option or [])
+    runner_options(runner, options)
     spec = RunnerSpec(name=runner, options=options)
+    if not list_:
+        spec.make()  # what it refuses is said before anything is loaded
+    if max_seconds is not None:
+        _seconds("--max-seconds", max_seconds, 0.001)
+    _seconds("--timeout-s", timeout_s, 1)
     wanted = Wanted(
         teacher=teacher,
         space=space,
@@ -124,32 +128,34 @@ def run(
     from latency_predictors.measurement_csv import as_csv
     from latency_predictors.measuring import GroupSettings, measure_all
     from nas.atomic import ensure_writable, write_bytes, write_json
+    from nas.folder_lock import folder_lock
     from nas.progress import Progress
     from nas.run.phases import step_counter
 
     made = spec.make()
     facts = {"device": made.device, "runtime": made.runtime, "precision": made.precision, "threads": made.threads}
     ensure_writable(out)
-    journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
-    journal.identify(planned.digests)
-    if retry_failed:
-        journal.retry(planned.names)
-    with Progress().phase("measure", len(planned.names)) as phase:
-        manifest = measure_all(
-            planned.names,
-            planned.graphs,
-            spec,
-            GroupSettings(**settings),
-            journal,
-            out / "graphs",
-            step_counter(phase),
-        )
-    measured = journal.measurements()
-    if manifest is None or not measured:
-        reason = next(iter(journal.failed.values()), "nothing was measured")
-        raise UserError(f"no subject could be measured ({len(journal.failed)} failed): {reason}")
-    write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
-    write_json(out / "manifest.json", manifest.model_dump(mode="json"))
+    with folder_lock(out, f"--out {out}"):
+        journal = Journal(out / "measurements.jsonl", {**planned.context, **facts, "options": spec.context})
+        journal.identify(planned.digests)
+        if retry_failed:
+            journal.retry(planned.names)
+        with Progress().phase("measure", len(planned.names)) as phase:
+            manifest = measure_all(
+                planned.names,
+                planned.graphs,
+                spec,
+                GroupSettings(**settings),
+                journal,
+                out / "graphs",
+                step_counter(phase),
+            )
+        measured = journal.measurements()
+        if manifest is None or not measured:
+            reason = next(iter(journal.failed.values()), "nothing was measured")
+            raise UserError(f"no subject could be measured ({len(journal.failed)} failed): {reason}")
+        write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
+        write_json(out / "manifest.json", manifest.model_dump(mode="json"))
     return manifest, {name: measured[name] for name in planned.names if name in measured}
 
 
@@ -201,3 +207,9 @@ def _cores(text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--cores {text}: not whole numbers with commas between, such as 0,1") from None
+
+
+def _seconds(option: str, value: float, least: float) -> float:
+    if not least <= value <= _YEAR_S:  # NaN neither
+        raise UserError(f"{option} {value:g}: not legal; give seconds, {least:g} to {_YEAR_S:,} (a year)")
+    return value

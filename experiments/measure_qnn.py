@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.output import print_json, print_rows, say
+from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from latency_predictors.runners import RunnerSpec
@@ -23,29 +24,37 @@ def compile_all(planned: Plan, spec: RunnerSpec, out: Path, *, check: bool, json
     from latency_predictors.qnn import read_report, write_report, write_samples
     from latency_predictors.runners.qnn import QnnRunner
     from nas.atomic import ensure_writable
+    from nas.folder_lock import folder_lock
     from nas.progress import Progress
 
     runner = spec.make()
     assert isinstance(runner, QnnRunner)
+    if (out / "measurements.jsonl").exists():
+        raise UserError(f"--out {out}: holds measurements of another runner; give another folder for qnn's reports")
     ensure_writable(out)
-    rng = np.random.default_rng(seed)
-    reports = []
-    with Progress().phase("compile", len(planned.names)) as phase:
-        for name in planned.names:
-            kept = out / f"{name.replace('/', '_')}.{runner.device}.{runner.precision}.json"
-            report = read_report(kept)
-            is_answer = report is not None and report.is_final and not (check and report.error_l2 is None)
-            if report is None or not is_answer:
-                with tempfile.TemporaryDirectory(prefix="qnn-") as scratch:
-                    graph, samples = Path(scratch) / "float32.onnx", Path(scratch) / "samples.safetensors"
-                    given = dict(planned.graphs.write(name, graph)[0])
-                    # The last one checks the numerics, so it is one that nothing was calibrated on.
-                    others = [{key: _another(value, rng) for key, value in given.items()} for _ in range(_NUM_SAMPLES)]
-                    write_samples(samples, [given, *others])
-                    report = runner.compile(name, graph, samples, Path(scratch) / "context.onnx", check_numerics=check)
-                write_report(report, kept)
-            reports.append(report)
-            phase.advance(1, **{"": f"{name} {report.status}"})
+    with folder_lock(out, f"--out {out}"):
+        rng = np.random.default_rng(seed)
+        reports = []
+        with Progress().phase("compile", len(planned.names)) as phase:
+            for name in planned.names:
+                kept = out / f"{name.replace('/', '_')}.{runner.device}.{runner.precision}.json"
+                report = read_report(kept)
+                is_answer = report is not None and report.is_final and not (check and report.error_l2 is None)
+                if report is None or not is_answer:
+                    with tempfile.TemporaryDirectory(prefix="qnn-") as scratch:
+                        graph, samples = Path(scratch) / "float32.onnx", Path(scratch) / "samples.safetensors"
+                        given = dict(planned.graphs.write(name, graph)[0])
+                        # The last one checks the numerics, so it is one that nothing was calibrated on.
+                        others = [
+                            {key: _another(value, rng) for key, value in given.items()} for _ in range(_NUM_SAMPLES)
+                        ]
+                        write_samples(samples, [given, *others])
+                        report = runner.compile(
+                            name, graph, samples, Path(scratch) / "context.onnx", check_numerics=check
+                        )
+                    write_report(report, kept)
+                reports.append(report)
+                phase.advance(1, **{"": f"{name} {report.status}"})
     rows = [
         {
             "subject": r.subject,

@@ -105,20 +105,23 @@ class Journal:
                 del self.failed[name]
 
     def identify(self, digests: Mapping[str, str]) -> None:
-        """Keeps which graph each subject is, by its digest.
+        """Keeps which graph each subject is, by its digest; a failure of another graph no longer counts.
 
         Raises:
             UserError: a subject is in the journal as another graph, or nothing tells as which.
         """
         for name, digest in digests.items():
             known = self.digests.get(name)
-            is_there = name in self.recordings or name in self.failed
+            is_there = name in self.recordings
+            if name in self.failed and not is_there and known != digest:
+                self.retry([name])  # it failed as another graph, and nothing of that one is kept
+                continue
             if (known is not None or is_there) and known != digest:
                 raise UserError(
                     f"{self._path}: {name} was another graph (SHA-256 {(known or 'not known')[:16]}, now "
                     f"{digest[:16]}); rename the file or use another directory"
                 )
-        new = {name: digest for name, digest in digests.items() if name not in self.digests}
+        new = {name: digest for name, digest in digests.items() if self.digests.get(name) != digest}
         if new:
             self._append([{"digests": new}])
             self.digests.update(new)

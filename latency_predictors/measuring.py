@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from latency_predictors.graph_folder import GraphFolder, Graphs
 from latency_predictors.graphs import graph_bytes, remove_onnx
 from latency_predictors.journal import Journal
 from latency_predictors.manifest import (
@@ -20,12 +19,12 @@ from latency_predictors.manifest import (
     summarise_quantization,
     total_placement,
 )
-from latency_predictors.measurement import Conditions, Recording, current_conditions
+from latency_predictors.measurement import Conditions, current_conditions
 from latency_predictors.runners import RunnerSpec
-from latency_predictors.runners.base import DeviceError, MeasureSettings, Progress, Runner, Sample
+from latency_predictors.runners.base import DeviceError, MeasureSettings, Progress, Runner
+from latency_predictors.runners.in_this_process import InThisProcess
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.runners.worker import Broken, GroupWorker, Pass
-from latency_predictors.subject_names import graph_name
 from search_spaces.errors import UserError
 
 
@@ -43,17 +42,6 @@ class GroupSettings(MeasureSettings):
     group_bytes: PositiveInt = 1536 << 20
     timeout_s: PositiveFloat = Field(default=300.0, allow_inf_nan=False)
     memory_limit_bytes: PositiveInt | None = None
-
-
-class Graphs(Protocol):
-    """Where the graphs come from."""
-
-    @property
-    def primer(self) -> str:
-        """Name of the graph that is run before short ones and, as the reference, in every pass."""
-
-    def write(self, name: str, path: Path) -> Sequence[Sample]:
-        """Writes the float32 graph of this name; its inputs, to calibrate on (at least one where it is quantised)."""
 
 
 def measure_all(
@@ -89,7 +77,7 @@ def measure_all(
             num, left = work.measure(group)
             pending = left + pending
             smallest_group = min(smallest_group, num) if num else smallest_group
-    work.clean_up()
+    work.folder.clean_up()
     made = work.runner
     facts = {name: fact for name, fact in journal.facts.items() if name in names}
     manifest = Manifest(
@@ -127,12 +115,10 @@ class _Work:
         folder: Path,
         on_progress: Progress | None,
     ) -> None:
-        self._names, self._graphs, self._settings, self._journal = names, graphs, settings, journal
-        self._folder, self._on_progress = folder, on_progress
+        self._names, self._settings, self._journal, self._on_progress = names, settings, journal, on_progress
         self._spec = runner if isinstance(runner, RunnerSpec) else None
         self.runner: Runner = runner.make() if isinstance(runner, RunnerSpec) else runner
-        self._primer = folder / "primer.onnx"
-        self._prepared: dict[str, SubjectFacts] = {}
+        self.folder = GraphFolder(graphs, self.runner, journal, folder)
         self._cpu_s = 0.0
         self._alone: set[str] = set()
         self.last_conditions: Conditions | None = None
@@ -151,26 +137,15 @@ class _Work:
             if left[0] in self._alone and group:
                 break
             name = left.pop(0)
-            path = self._folder / graph_name(name)
             self.report(f"export {name}")
             try:
-                self._export(name, name, path)
+                group[name] = self.folder.subject(name)
+            except DeviceError:
+                raise
             except UserError as error:
                 self._journal.fail(name, str(error))
                 self.report(f"{name} failed: {error}")
-                continue
-            group[name] = path
-        self._export(REFERENCE, self._graphs.primer, self._primer)
         return group, left
-
-    def _export(self, subject: str, graph: str, path: Path) -> None:
-        if graph_bytes(path):  # files appear complete or not at all, so one that is there is good
-            return
-        raw = path.with_name(f".{path.name}")
-        prepared = self.runner.prepare(raw, self._graphs.write(graph, raw))
-        if prepared is not None and subject != REFERENCE:
-            self._journal.learn({subject: SubjectFacts(prepared=prepared)})
-        raw.replace(path)
 
     def measure(self, group: dict[str, Path]) -> tuple[int, list[str]]:
         """Measures a group: the number of subjects that it had in the end, and those that have to wait for the next."""
@@ -187,6 +162,8 @@ class _Work:
                 for name in names[kept:]:
                     del group[name]
                 left = names[kept:] + left
+                continue
+            if broken.subject == REFERENCE and self._change_reference(group, broken):
                 continue
             # Whatever memory ran out for in a group of one, the reference too: without this subject it would do.
             subject = names[0] if broken.fault == "out_of_memory" else broken.subject
@@ -211,13 +188,14 @@ class _Work:
     def _until_over(self, group: Mapping[str, Path]) -> Broken | None:
         """Passes over a group until its session is over (None), or what broke it."""
         session: Session | None = None
-        graphs = {REFERENCE: self._primer, **group}
-        with self._source(graphs) as source:
+        reference = self.folder.reference()
+        with self._source({REFERENCE: reference, **group}, reference) as source:
             while True:
                 made = source.next_pass()
                 if isinstance(made, Broken):
                     return made
                 self._cpu_s = made.cpu_s
+                self.folder.is_proven |= REFERENCE in made.recordings
                 if session is None:
                     # The clock starts with the first pass: loading is not measuring.
                     session = Session(len(group), self._settings, lambda: self._cpu_s)
@@ -234,15 +212,15 @@ class _Work:
                 if made.recordings.keys() >= group.keys() and session.is_over:
                     return None
 
-    def _source(self, graphs: Mapping[str, Path]) -> GroupWorker | _InThisProcess:
+    def _source(self, graphs: Mapping[str, Path], primer: Path) -> GroupWorker | InThisProcess:
         if self._spec is None:
-            return _InThisProcess(self.runner, graphs, self._settings, self._primer)
+            return InThisProcess(self.runner, graphs, self._settings, primer)
         limit = self._settings.memory_limit_bytes or _available_bytes() * 9 // 10
         return GroupWorker(
             self._spec,
             graphs,
             self._settings,
-            self._primer,
+            primer,
             timeout_s=self._settings.timeout_s,
             memory_limit_bytes=limit,
         )
@@ -256,40 +234,18 @@ class _Work:
             }
         )
 
-    def clean_up(self) -> None:
-        """Removes the primer, and the folder if nothing else is in it."""
-        remove_onnx(self._primer)
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
-
-
-class _InThisProcess:
-    """GroupWorker's interface around a runner of this process: a graph that is refused costs only itself, no more."""
-
-    def __init__(self, runner: Runner, graphs: Mapping[str, Path], settings: MeasureSettings, primer: Path) -> None:
-        self._runner = runner
-        self._turned_to: str | None = None
-        self._passes: Iterator[dict[str, Recording]] = runner.passes(graphs, settings, primer, announce=self._announce)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        close = getattr(self._passes, "close", None)
-        if close is not None:
-            close()
-
-    def _announce(self, name: str) -> None:
-        self._turned_to = name
-
-    def next_pass(self) -> Pass | Broken:
-        try:
-            recordings = next(self._passes)
-        except DeviceError as error:
-            return Broken(None, "refused", str(error))
-        except UserError as error:
-            return Broken(self._turned_to, "refused", str(error))
-        return Pass(recordings, self._runner.placement, time.process_time())
+    def _change_reference(self, group: dict[str, Path], broken: Broken) -> bool:
+        """Takes another graph as the reference, if there is one; what was refused or hung has failed as a subject."""
+        name = self.folder.reference_name
+        if broken.fault == "out_of_memory":
+            return name not in group and self.folder.next_reference()
+        if not self.folder.drop_reference():
+            return False
+        self.report(f"{name} cannot be the reference: {broken.reason}")
+        if name in group and broken.fault in ("refused", "timed_out"):
+            self._journal.fail(name, broken.reason.replace(f"graph of {REFERENCE}:", f"graph of {name}:"))
+            remove_onnx(group.pop(name))
+        return True
 
 
 def _available_bytes() -> int:

@@ -22,7 +22,7 @@ _MAX_GRAPH_BYTES = 2_000_000_000  # protobuf's limit, which the quantiser runs i
 
 
 def check_quantisable(graph: Path, calibration: Sequence[Sample]) -> None:
-    """Raises UserError: no graph there, a graph above 2 GB, or no samples."""
+    """Raises UserError: no graph there, a graph above 2 GB, no samples, or samples without inputs."""
     if not graph.is_file():
         raise UserError(f"graph {graph} does not exist; export it first")
     if graph_bytes(graph) > _MAX_GRAPH_BYTES:
@@ -32,6 +32,8 @@ def check_quantisable(graph: Path, calibration: Sequence[Sample]) -> None:
         )
     if not calibration:
         raise UserError(f"graph {graph.name}: no calibration samples; give at least one")
+    if not all(calibration):
+        raise UserError(f"graph {graph.name}: has no inputs to calibrate on; leave it out, or measure it in float32")
 
 
 def activation_ranges(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,9 @@ class TeacherGraphs:
         self._subjects, self._vae, self._operators = subjects, vae, operators or {}
 
     @property
-    def primer(self) -> str:
+    def primers(self) -> Sequence[str]:
         """A whole U-Net of moderate size."""
-        return self._subjects.primer.id
+        return [self._subjects.primer.id]
 
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         """Exports a subject; its example inputs."""
@@ -79,14 +80,16 @@ class FileGraphs:
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         for path in files.values():
+            if path.is_dir():
+                raise UserError(f"ONNX file {path}: is a folder; give a file in it")
             if not path.is_file():
                 raise UserError(f"ONNX file {path}: there is no such file; give one that is exported")
         self._files = dict(files)
 
     @property
-    def primer(self) -> str:
-        """The smallest of the files."""
-        return min(self._files, key=lambda name: self._files[name].stat().st_size)
+    def primers(self) -> Sequence[str]:
+        """The files, smallest first."""
+        return sorted(self._files, key=lambda name: self._files[name].stat().st_size)
 
     def digest(self, name: str) -> str:
         """SHA-256 of the file and of the files that its weights are in.
@@ -114,6 +117,7 @@ class FileGraphs:
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         """Copies the file, with weights that lie beside it; inputs that fit."""
         import onnx
+        import psutil
 
         source = self._files[name]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +136,12 @@ class FileGraphs:
         else:
             location = data_path(path).name
             onnx.save(model, str(path), save_as_external_data=True, location=location)
+        num_bytes = sum(8 * math.prod(shape) for _, shape in shapes.values())
+        if num_bytes > (free := psutil.virtual_memory().available):
+            raise UserError(
+                f"ONNX file {source}: its inputs take {num_bytes / 1e9:,.0f} GB as they are drawn, and "
+                f"{free / 1e9:,.0f} GB of memory are free here; export it with smaller inputs"
+            )
         rng = np.random.default_rng(0)
         sample = {}
         for key, (kind, shape) in shapes.items():

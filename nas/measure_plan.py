@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,11 @@ def _plan_files(wanted: Wanted) -> Plan:
             raise UserError(f"--onnx {path}: subject name {path.stem!r} is taken; rename the file")
         files[path.stem] = path
     graphs = FileGraphs(files)
-    return Plan(tuple(files), graphs, {"files": "onnx"}, {name: graphs.digest(name) for name in files})
+    digests = {}
+    for name in files:
+        with suppress(UserError):  # weights that are not there: it fails when its turn comes, and the others go on
+            digests[name] = graphs.digest(name)
+    return Plan(tuple(files), graphs, {"files": "onnx"}, digests)
 
 
 def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:

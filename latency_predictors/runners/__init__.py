@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -76,13 +76,37 @@ def runner_options(name: str, given: Mapping[str, Any] = MappingProxyType({})) -
     """Options that the runner of this name has.
 
     Raises:
-        UserError: an unknown name, or an option in `given` that it does not have.
+        UserError: an unknown name, an option in `given` that it does not have, or a value that is not legal.
     """
-    legal = tuple(inspect.signature(_factory(name)).parameters)
+    from latency_predictors.runners.options import legal_values
+
+    made_by = _factory(name)
+    legal = tuple(inspect.signature(made_by).parameters)
     for option in given:
-        if option not in legal:
-            raise UserError(f"runner {name!r}: option {option!r} is not known; legal are {', '.join(legal) or 'none'}")
+        _check_known(name, option, legal)
+    try:
+        legal_values(made_by.__init__, given)
+    except UserError as error:
+        raise UserError(f"runner {name!r}: {error}") from None
     return legal
+
+
+def option_from_text(name: str, option: str, text: str) -> Any:
+    """The value of a runner's option that was given as text; see :func:`latency_predictors.runners.options.from_text`.
+
+    Raises:
+        UserError: an unknown name, or an option that it does not have.
+    """
+    from latency_predictors.runners.options import from_text
+
+    made_by = _factory(name)
+    _check_known(name, option, tuple(inspect.signature(made_by).parameters))
+    return from_text(made_by.__init__, option, text)
+
+
+def _check_known(name: str, option: str, legal: Sequence[str]) -> None:
+    if option not in legal:
+        raise UserError(f"runner {name!r}: option {option!r} is not known; legal are {', '.join(legal) or 'none'}")
 
 
 def _factory(name: str) -> Any:

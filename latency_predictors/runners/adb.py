@@ -16,6 +16,7 @@ from latency_predictors.android.perf_test import PRECISIONS
 from latency_predictors.android.store import Store
 from latency_predictors.measurement import Measurement, Precision, Recording, combine_all
 from latency_predictors.runners.base import Announce, DeviceError, MeasureSettings, Prepared, Progress, Sample
+from latency_predictors.runners.options import Celsius, Seconds, Texts, ThermalStatus, Threads, checked
 from latency_predictors.runners.round_robin import Session
 from search_spaces.errors import UserError, shown
 
@@ -58,6 +59,7 @@ class AdbRunner:
 
     HANDLING: ClassVar[frozenset[str]] = frozenset({"folder", "timeout_s", "cooling_s", "poll_s", "adb"})
 
+    @checked
     def __init__(
         self,
         perf_test: str = f"{FOLDER}/onnxruntime_perf_test",
@@ -66,18 +68,16 @@ class AdbRunner:
         folder: str = FOLDER,
         provider: Provider = "cpu",
         backend_path: str | None = None,
-        options: Mapping[str, str] | None = None,
-        threads: int = 1,
+        options: Texts | None = None,
+        threads: Threads = 1,
         precision: Precision | None = None,
-        timeout_s: float = 120.0,
-        max_thermal_status: int = 0,
-        max_battery_c: float = 42.0,
-        cooling_s: float = 900.0,
-        poll_s: float = 5.0,
+        timeout_s: Seconds = 120.0,
+        max_thermal_status: ThermalStatus = 0,
+        max_battery_c: Celsius = 42.0,
+        cooling_s: Seconds = 900.0,
+        poll_s: Seconds = 5.0,
         adb: str = "adb",
     ) -> None:
-        if threads < 1:
-            raise UserError(f"threads: {threads} is not legal; give 1 or more")
         if provider not in PROVIDERS:
             raise UserError(f"provider: {shown(provider)} is not known; legal are {', '.join(get_args(Provider))}")
         precision = precision or PRECISIONS[provider][0]
@@ -87,8 +87,6 @@ class AdbRunner:
             )
         if backend_path is not None and provider != "qnn":
             raise UserError(f"backend_path: {shown(backend_path)} is for provider qnn; leave it out for {provider}")
-        if not timeout_s > 0:
-            raise UserError(f"timeout_s: {timeout_s:g} is not legal; give seconds, more than 0")
         if backend_path is not None and "/" in backend_path:
             remote_path(backend_path, "backend_path")
         self._local = Path(perf_test) if Path(perf_test).is_file() else None

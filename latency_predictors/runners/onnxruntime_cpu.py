@@ -15,6 +15,7 @@ import numpy as np
 from latency_predictors.graphs import graph_bytes
 from latency_predictors.measurement import Measurement, Precision, Recording, combine_all, cpu_name, current_conditions
 from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
+from latency_predictors.runners.options import Cores, Flag, Threads, checked
 from latency_predictors.runners.round_robin import Session, round_robin
 from search_spaces.errors import UserError
 
@@ -54,16 +55,15 @@ class OnnxRuntimeRunner:
     _runtime: ClassVar[str] = "onnxruntime-cpu"
     _precisions: ClassVar[tuple[Precision, ...]] = ("float32", "w8a8", "w8a16")
 
+    @checked
     def __init__(
         self,
-        threads: int = 1,
+        threads: Threads = 1,
         *,
-        spinning: bool | None = None,
+        spinning: Flag | None = None,
         precision: Precision = "float32",
-        cores: Sequence[int] | None = None,
+        cores: Cores | None = None,
     ) -> None:
-        if threads < 1:
-            raise UserError(f"threads: {threads} is not legal; give 1 or more")
         if precision not in self._precisions:
             raise UserError(
                 f"precision: {precision!r} does not run on {self._runtime}; legal are {', '.join(self._precisions)}"

@@ -10,6 +10,7 @@ from typing import ClassVar
 from latency_predictors.measurement import Precision
 from latency_predictors.runners.base import Prepared, Sample
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.runners.options import Cores, Flag, Threads, checked
 from search_spaces.errors import UserError
 
 
@@ -28,13 +29,14 @@ class CudaRunner(OnnxRuntimeRunner):
     _runtime: ClassVar[str] = "onnxruntime-cuda"
     _precisions: ClassVar[tuple[Precision, ...]] = ("float32", "float16")
 
+    @checked
     def __init__(
         self,
-        threads: int = 1,
+        threads: Threads = 1,
         *,
-        spinning: bool | None = None,
+        spinning: Flag | None = None,
         precision: Precision = "float32",
-        cores: Sequence[int] | None = None,
+        cores: Cores | None = None,
     ) -> None:
         import onnxruntime
 

@@ -15,6 +15,7 @@ import numpy as np
 from latency_predictors.graphs import graph_bytes
 from latency_predictors.measurement import Measurement, Precision, Recording, combine_all, cpu_name, current_conditions
 from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
+from latency_predictors.runners.options import Threads, checked
 from latency_predictors.runners.round_robin import Session, round_robin
 from search_spaces.errors import UserError, shown
 
@@ -44,9 +45,8 @@ class OpenVinoRunner:
         UserError: an option that is not legal here, or the extra is not installed.
     """
 
-    def __init__(self, device: str = "CPU", *, threads: int = 1, precision: Precision = "float32") -> None:
-        if threads < 1:
-            raise UserError(f"threads: {threads} is not legal; give 1 or more")
+    @checked
+    def __init__(self, device: str = "CPU", *, threads: Threads = 1, precision: Precision = "float32") -> None:
         if precision not in _HINTS:
             raise UserError(f"precision: {shown(precision)} does not run on OpenVINO; legal are {', '.join(_HINTS)}")
         self._core = _openvino().Core()

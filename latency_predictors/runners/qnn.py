@@ -9,6 +9,7 @@ from typing import NoReturn
 from latency_predictors.measurement import Measurement, Precision, Recording
 from latency_predictors.qnn import CompileReport, CompileSettings, Steps, compile_subject, find_soc, toolchain
 from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Progress, Sample
+from latency_predictors.runners.options import checked
 from search_spaces.errors import UserError
 
 
@@ -22,6 +23,7 @@ class QnnRunner:
         UserError: an unknown SoC, or the extra `qnn` is not installed.
     """
 
+    @checked
     def __init__(
         self, settings: CompileSettings | None = None, *, soc: str | None = None, precision: str | None = None
     ) -> None:

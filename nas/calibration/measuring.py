@@ -40,6 +40,7 @@ def measure(
     from latency_predictors.teacher_graphs import TeacherGraphs
     from latency_predictors.training import Training
     from nas.atomic import ensure_writable
+    from nas.folder_lock import folder_lock
 
     made = runner.make()
     facts = {name: getattr(made, name) for name in ("device", "runtime", "precision", "threads")}
@@ -57,35 +58,36 @@ def measure(
     # Apart from the files of a calibration that measures everything: its graphs have the teacher's weights.
     work = out.with_name(out.name + ".work") / "budget"
     ensure_writable(work)
-    journal = Journal(work / "measurements.jsonl", _context(target, {**facts, "options": runner.context}))
-    graphs = TeacherGraphs(target.subjects)
-    journal.retry(list(journal.failed))
-    profile = None
-    with progress.phase("calibrate", plan.budget) as phase:
-        phase.skip(len({*journal.finished, *known.training.parts, *known.training.networks}))
-        while True:
-            own = journal.measurements()
-            training = Training(
-                {**known.training.parts, **{n: m for n, m in own.items() if _is_part(n)}},
-                {**known.training.networks, **{n: m for n, m in own.items() if not _is_part(n)}},
-            )
-            done = [*training.parts, *training.networks]
-            if done or given.spec:
-                profile = fit(given, target, known.with_training(training))
-                profile.save(out)
-            end = stop_reason(profile, len(done), plan)
-            new = [] if end else _next(target, plan, done, journal.failed)
-            if not new:
-                break
-            start = phase.done
+    with folder_lock(work, f"calibration in {work}"):
+        journal = Journal(work / "measurements.jsonl", _context(target, {**facts, "options": runner.context}))
+        graphs = TeacherGraphs(target.subjects)
+        journal.retry(list(journal.failed))
+        profile = None
+        with progress.phase("calibrate", plan.budget) as phase:
+            phase.skip(len({*journal.finished, *known.training.parts, *known.training.networks}))
+            while True:
+                own = journal.measurements()
+                training = Training(
+                    {**known.training.parts, **{n: m for n, m in own.items() if _is_part(n)}},
+                    {**known.training.networks, **{n: m for n, m in own.items() if not _is_part(n)}},
+                )
+                done = [*training.parts, *training.networks]
+                if done or given.spec:
+                    profile = fit(given, target, known.with_training(training))
+                    profile.save(out)
+                end = stop_reason(profile, len(done), plan)
+                new = [] if end else _next(target, plan, done, journal.failed)
+                if not new:
+                    break
+                start = phase.done
 
-            def report(finished: int, _total: int, note: str, start: int = start, before: int = len(own)) -> None:
-                phase.advance(max(start + finished - before - phase.done, 0), **{"": note})
+                def report(finished: int, _total: int, note: str, start: int = start, before: int = len(own)) -> None:
+                    phase.advance(max(start + finished - before - phase.done, 0), **{"": note})
 
-            measure_all([*own, *new], graphs, runner, settings, journal, work / "graphs", report)
-        phase.advance(0, **{"": ""})
-    lines = [*known.lines, *(f"{name} cannot be measured: {reason}" for name, reason in journal.failed.items())]
-    return Outcome(profile, end or "everything that can be proposed is measured", lines=tuple(lines))
+                measure_all([*own, *new], graphs, runner, settings, journal, work / "graphs", report)
+            phase.advance(0, **{"": ""})
+        lines = [*known.lines, *(f"{name} cannot be measured: {reason}" for name, reason in journal.failed.items())]
+        return Outcome(profile, end or "everything that can be proposed is measured", lines=tuple(lines))
 
 
 def _next(target: Target, plan: Plan, done: Sequence[str], failed: Collection[str]) -> list[str]:

@@ -106,11 +106,12 @@ def measure_profile(run: RunContext, work_dir: Any, progress: Progress) -> Any:
     """A device profile of this machine for the run's teacher and space; measurements go on in `work_dir`."""
     from latency_predictors.calibration import calibrate as measure
     from nas.atomic import ensure_writable
+    from nas.folder_lock import folder_lock
     from search_spaces.conditioning import text_width
 
     teacher = run.teacher
     ensure_writable(work_dir)
-    with progress.phase("calibrate") as phase:
+    with folder_lock(work_dir, f"calibration in {work_dir}"), progress.phase("calibrate") as phase:
         profile = measure(
             teacher.unet,
             run.space,

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latency_predictors.measurement import cpu_name
-from latency_predictors.runners import make_runner, runner_names, runner_options
+from latency_predictors.runners import make_runner, option_from_text, runner_names, runner_options
 from latency_predictors.runners.adb import AdbRunner
 from latency_predictors.runners.base import MeasureSettings, Runner
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
@@ -113,8 +113,26 @@ def test_a_graph_that_cannot_run_names_the_subject(runner: Runner, tmp_path: Pat
 
 @pytest.mark.parametrize("runner_class", [AdbRunner, OnnxRuntimeRunner, OpenVinoRunner])
 def test_no_threads_are_refused(runner_class: Callable[..., Runner]) -> None:
-    with pytest.raises(UserError, match="threads: 0"):
-        runner_class(threads=0)
+    values: tuple[object, ...] = (0, 1025, 1.5, float("nan"), "a", {}, True)
+    for threads in values:
+        with pytest.raises(UserError, match=r"threads: .* is not legal; give a whole number of threads, 1 to 1024"):
+            runner_class(threads=threads)
+
+
+def test_options_are_of_the_type_that_the_runner_states() -> None:
+    for options, message in (
+        ({"spinning": 5}, "spinning: 5 is not legal; give true or false"),
+        ({"cores": 5}, "cores: 5 is not legal; give core numbers in brackets"),
+        ({"cores": "abc"}, "cores: 'abc' is not legal"),
+        ({"precision": 5}, "precision: 5 is not legal; give 'float32'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_runner("onnxruntime-cpu", **options)
+    with pytest.raises(UserError, match="timeout_s: inf is not legal; give seconds"):
+        make_runner("adb", timeout_s=float("inf"))
+    assert option_from_text("adb", "serial", "0123") == "0123"
+    assert option_from_text("onnxruntime-cpu", "threads", "2") == 2
+    assert option_from_text("adb", "options", '{"soc_model": "69"}') == {"soc_model": "69"}
 
 
 def test_it_says_what_it_turns_to_and_where_nodes_run(runner: Runner, tmp_path: Path) -> None:

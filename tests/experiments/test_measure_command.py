@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from latency_predictors.importers import read_measurements
 from latency_predictors.manifest import Manifest
 from latency_predictors.runners import RunnerSpec
 from latency_predictors.teacher_graphs import FileGraphs
+from nas.folder_lock import folder_lock
 from nas.measure_plan import Wanted, plan, unet_of
 from search_spaces.errors import UserError
 from search_spaces.space_file import load_space
@@ -65,6 +69,17 @@ def test_files_in_a_csv_that_can_be_imported_out(tmp_path: Path, capsys: pytest.
         (["--blocks=all", "--cores=a"], "not whole numbers"),
         (["--blocks=all", "--option=threads"], "not KEY=VALUE"),
         (["--blocks=all", "--option=colour=red"], "option 'colour' is not known; legal are threads"),
+        (
+            ["--blocks=all", "--threads=99999999"],
+            "threads: 99999999 is not legal; give a whole number of thr",
+        ),
+        (["--blocks=all", "--option=threads=99999999"], "threads: 99999999 is not legal; give a whole number of thr"),
+        (["--blocks=all", "--option=threads=1e400"], "threads: inf is not legal"),
+        (["--blocks=all", "--option=threads={}"], "threads: {} is not legal"),
+        (["--blocks=all", "--option=cores=0,1"], "cores: '0,1' is not legal; give core numbers in brackets"),
+        (["--blocks=all", "--max-seconds=inf", "--list"], "--max-seconds inf: not legal; give seconds, 0.001 to"),
+        (["--blocks=all", "--timeout-s=nan"], "--timeout-s nan: not legal; give seconds, 1 to"),
+        (["--onnx=."], "is a folder; give a file in it"),
     ],
 )
 def test_what_the_user_must_mend_is_one_line(
@@ -88,11 +103,87 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_first(
     with pytest.raises(UserError, match=r"m was another graph .*; rename the file or use another directory"):
         run(plan(Wanted(onnx=(tmp_path / "b" / "m.onnx",))), spec, settings, out)
     spinning = RunnerSpec(name="onnxruntime-cpu", options={"spinning": True})
-    with pytest.raises(UserError, match=r"options is .*'spinning': False.*, this session's is .*'spinning': True"):
+    with pytest.raises(UserError, match=r"options is .*'spinning': None.*, this session's is .*'spinning': True"):
         run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), spinning, settings, out)
     # Said or left out, a default is the same.
-    said = RunnerSpec(name="onnxruntime-cpu", options={"spinning": False})
+    said = RunnerSpec(name="onnxruntime-cpu", options={"threads": 1})
     assert list(run(plan(Wanted(onnx=(tmp_path / "a" / "m.onnx",))), said, settings, out)[1]) == ["m"]
+
+
+def test_a_file_that_is_mended_is_tried_again(tmp_path: Path) -> None:
+    """One without its weights costs only itself."""
+    good, mended, out = product(tmp_path / "a.onnx", 8), tmp_path / "b.onnx", tmp_path / "out"
+    model = onnx.load(str(good))
+    onnx.save_model(model, str(mended), save_as_external_data=True, location="b.bin", size_threshold=0)
+    (tmp_path / "b.bin").unlink()
+    wanted, spec, settings = Wanted(onnx=(good, mended)), RunnerSpec(name="onnxruntime-cpu"), {"max_seconds": 0.001}
+    manifest, measured = run(plan(wanted), spec, settings, out)
+    assert (list(measured), list(manifest.failed)) == (["a"], ["b"])
+    product(mended, 16)
+    manifest, measured = run(plan(wanted), spec, settings, out)
+    assert (sorted(measured), list(manifest.failed)) == (["a", "b"], [])
+
+
+def test_reports_are_not_mixed_with_another_runners_measurements(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime_qnn", reason="needs the extra qnn")
+    (tmp_path / "measurements.jsonl").touch()
+    path = product(tmp_path / "m.onnx", 8)
+    assert run_app(app, ["measure", "--runner=qnn", f"--onnx={path}", f"--out={tmp_path}"]) == 2
+    assert "holds measurements of another runner" in capsys.readouterr().err
+
+
+def test_two_sessions_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = product(tmp_path / "m.onnx", 8)
+    with folder_lock(tmp_path, "a test"):
+        assert run_app(app, ["measure", f"--onnx={path}", f"--out={tmp_path}"]) == 2
+        assert "another nanosd process is working in it" in capsys.readouterr().err
+        with pytest.raises(UserError, match="another nanosd process"), folder_lock(tmp_path, "a test"):
+            pass
+    assert not (tmp_path / "measurements.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_session_goes_on_and_repeats_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, out = product(tmp_path / "a.onnx", 32), product(tmp_path / "b.onnx", 64), tmp_path / "out"
+    spec, journal = RunnerSpec(name="onnxruntime-cpu"), out / "measurements.jsonl"
+    short = {"max_seconds": 0.001}
+
+    def passes(name: str) -> list[dict[str, object]]:
+        entries = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [e["recording"] for e in entries if e.get("recording", {}).get("subject") == name]
+
+    run(plan(Wanted(onnx=(first,))), spec, short, out)
+    finished = passes("a")
+    assert finished
+    arguments = ["measure", f"--onnx={first}", f"--onnx={second}", f"--out={out}"]
+    endless = f"""
+import sys; sys.path[:] = {sys.path!r}
+from pathlib import Path
+from experiments.measure_command import run
+from latency_predictors.runners import RunnerSpec
+from nas.folder_lock import folder_lock
+from nas.measure_plan import Wanted, plan
+wanted = Wanted(onnx=(Path({str(first)!r}), Path({str(second)!r})))
+settings = dict(max_seconds=1e6, target_ci_pct=1e-9)
+run(plan(wanted), RunnerSpec(name="onnxruntime-cpu"), settings, Path({str(out)!r}))
+"""
+    with subprocess.Popen([sys.executable, "-c", endless], stderr=subprocess.DEVNULL) as session:
+        try:
+            while not passes("b"):
+                assert session.poll() is None
+                time.sleep(0.01)
+            assert run_app(app, arguments) == 2, "the other one is at work"
+            assert "another nanosd process is working in it" in capsys.readouterr().err
+        finally:
+            session.kill()
+    kept = passes("b")
+    _, measured = run(plan(Wanted(onnx=(first, second))), spec, short, out)
+    assert passes("a") == finished
+    assert passes("b")[: len(kept)] == kept and len(passes("b")) > len(kept)
+    assert sorted(measured) == ["a", "b"]
+    assert not (out / "graphs").exists()
 
 
 def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from latency_predictors.measuring import GroupSettings, measure_all
 from latency_predictors.runners import RunnerSpec
 from latency_predictors.runners.base import Sample
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.teacher_graphs import FileGraphs
 from search_spaces.errors import UserError
 from tests.latency_predictors.bad_runners import BadRunner
 
@@ -30,11 +31,13 @@ NAMES = ("a", "E1/RA", "c")
 class Products:
     """Graphs of one matrix product each, of a size that the name decides; "bad" is no graph."""
 
-    primer = "p"
+    primers: Sequence[str] = ("p",)
 
     def write(self, name: str, path: Path) -> Sequence[Sample]:
         if name == "unwritable":
             raise UserError("graph of unwritable: no such option")
+        if name == "huge":
+            raise MemoryError("Unable to allocate 745 GiB")
         size = 8 * len(name)
         weight = numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [size, size]) for n in ("x", "y")]
@@ -46,8 +49,11 @@ class Products:
             nodes.append(helper.make_node("ReduceMax", ["many"], ["y"], axes=[0], keepdims=0))
         graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if name == "constant":
+            nodes = [helper.make_node("Constant", [], ["y"], value=weight)]
+            graph = helper.make_graph(nodes, "g", [], ends[1:])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-        return [{"x": np.ones((size, size), dtype=np.float32)}]
+        return [{} if name == "constant" else {"x": np.ones((size, size), dtype=np.float32)}]
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +160,44 @@ def test_what_cannot_be_written_or_loaded_is_left_out(tmp_path: Path) -> None:
     assert list(kept.measurements()) == ["ok"]
     assert set(kept.failed) == {"unwritable", "bad"}
     assert "NoSuchOperator" in kept.failed["bad"]
+
+
+@pytest.mark.parametrize("primers", [("unwritable", "bad", "ok"), ("bad", "ok"), ("huge", "ok")])
+def test_a_bad_graph_is_not_the_reference_of_good_ones(primers: Sequence[str], tmp_path: Path) -> None:
+    graphs, kept = Products(), journal(tmp_path)
+    graphs.primers = primers
+    measure_all(["ok", *primers[:-1]], graphs, OnnxRuntimeRunner(), QUICK, kept, tmp_path / "graphs")
+    assert list(kept.measurements()) == ["ok"]
+    assert set(kept.failed) == set(primers[:-1])
+    if "bad" in primers:
+        assert kept.failed["bad"].startswith("graph of bad: ")
+    assert not (tmp_path / "graphs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit")
+def test_a_reference_too_large_is_changed(tmp_path: Path) -> None:
+    graphs, kept = Products(), journal(tmp_path)
+    graphs.primers = ("large", "ok")
+    settings = QUICK.model_copy(update={"memory_limit_bytes": 1 << 30, "timeout_s": 60.0})
+    measure_all(["ok", "large"], graphs, RunnerSpec(name="onnxruntime-cpu"), settings, kept, tmp_path / "graphs")
+    assert (list(kept.measurements()), list(kept.failed)) == (["ok"], ["large"])
+
+
+def test_a_file_of_inputs_too_large_is_said(tmp_path: Path) -> None:
+    shape = [100_000, 100_000, 10]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph), str(tmp_path / "huge.onnx"))
+    with pytest.raises(UserError, match=r"its inputs take 800 GB .*export it with smaller inputs"):
+        FileGraphs({"huge": tmp_path / "huge.onnx"}).write("huge", tmp_path / "copy.onnx")
+
+
+def test_a_graph_without_inputs_cannot_be_quantised(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    spec = OnnxRuntimeRunner(precision="w8a8")
+    measure_all(["a", "constant"], Products(), spec, QUICK, kept, tmp_path / "graphs")
+    assert list(kept.measurements()) == ["a"]
+    assert "has no inputs to calibrate on; leave it out" in kept.failed["constant"]
 
 
 def test_a_runner_of_this_process_measures_the_same_subjects(tmp_path: Path) -> None:
