@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from latency_predictors.importers.records import ImportedPrecision
 from latency_predictors.judgement import Judgement
@@ -17,11 +17,12 @@ from latency_predictors.latency_table import DeviceTable
 from latency_predictors.manifest import Manifest
 from latency_predictors.measurement import Conditions
 from latency_predictors.models import AnyFitted, FittedAdditive, Inputs, Prediction
+from latency_predictors.profile_checks import MOST_LATENTS, MOST_TOKENS, check_fields
+from latency_predictors.profile_checksum import with_checksum
 from latency_predictors.profile_records import Check, Part, SourceDevice
 from latency_predictors.training import Training
 from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
-from search_spaces.options import NONE
 from search_spaces.space import Indices, SearchSpace, listed
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class DeviceProfile(BaseModel):
     manifest: Manifest | None = None
     teacher_key: str | None
     space: str
-    latent_size: PositiveInt
-    num_tokens: PositiveInt
+    latent_size: int = Field(ge=1, le=MOST_LATENTS)
+    num_tokens: int = Field(ge=1, le=MOST_TOKENS)
     information: Information
     training_sha256: str
     num_parts: NonNegativeInt
@@ -93,18 +94,7 @@ class DeviceProfile(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        parts = {f"options.{s}.{o}": part for s, options in self.options.items() for o, part in options.items()}
-        for name, part in {"base": self.base, **parts}.items():
-            if len(part.kernels) != len(self.kernel_names):
-                raise ValueError(f"{name}.kernels: {len(part.kernels)} sums; needed is one per kernel name")
-            if name.endswith(f".{NONE}") and (part.timing is not None or part.estimated_ms != 0):
-                raise ValueError(f"{name} runs nothing: timing must be null and estimated_ms 0")
-            if self.model.kind == "additive" and part.latency_ms is None:
-                raise ValueError(f"{name} has no latency, which an additive model needs")
-        if self.model.kernel_names != self.kernel_names:
-            raise ValueError("model.kernel_names differ from kernel_names")
-        if self.model.kind != "additive" and self.model.num_sources != len(self.sources):
-            raise ValueError(f"sources: {len(self.sources)} devices; the model has {self.model.num_sources}")
+        check_fields(self)
         return self
 
     @classmethod
@@ -116,7 +106,7 @@ class DeviceProfile(BaseModel):
 
     def save(self, path: Path) -> None:
         """Writes JSON; the file is complete or not there. UserError: the place is full, read-only or no folder."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, with_checksum(self.model_dump(mode="json")))
 
     @cached_property
     def own_space(self) -> SearchSpace:
@@ -206,10 +196,11 @@ class DeviceProfile(BaseModel):
         extrapolates = np.empty(num, dtype=bool)
         for start in range(0, num, _BLOCK):
             at = slice(start, start + _BLOCK)
-            found = self.model.predict(self._inputs(tables, rows[at]))
+            with np.errstate(all="ignore"):  # what is no number in the end is refused, in one line
+                found = self.model.predict(self._inputs(tables, rows[at]))
             latency_ms[at], low_ms[at], high_ms[at] = found.latency_ms, found.low_ms, found.high_ms
             extrapolates[at] = found.extrapolates
-        return Prediction(latency_ms, low_ms, high_ms, extrapolates)
+        return Prediction(latency_ms, low_ms, high_ms, extrapolates).checked(f"device profile of {self.device}")
 
     def _inputs(self, tables: _Tables, rows: Indices) -> Inputs:
         kernels = np.tile(tables.base_kernels, (len(rows), 1))

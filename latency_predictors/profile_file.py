@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from latency_predictors.profile_checksum import check_checksum, without_checksum
 from latency_predictors.shipped_profiles import shipped_profiles
 from search_spaces.errors import UserError
 
@@ -50,7 +51,7 @@ def read_device_profile(path: Path) -> DeviceProfile:
 
 
 def _is_npu(data: Any) -> bool:
-    return isinstance(data, dict) and "roofline" in data
+    return isinstance(data, dict) and ("roofline" in data or data.get("kind") == "npu")
 
 
 def _read(path: Path) -> Any:
@@ -73,14 +74,21 @@ def _device_profile(path: Path, data: Any) -> DeviceProfile:
             return DeviceProfileV1.model_validate_json(json.dumps(data)).converted()
         from latency_predictors.profile import DeviceProfile
 
-        return DeviceProfile.model_validate_json(json.dumps(data))
+        profile = DeviceProfile.model_validate_json(json.dumps(without_checksum(data)))
     except ValidationError as error:
         raise UserError(f"device profile {path}: {_first(error)}; {MEND}") from None
+    # Last, so that a message names the field wherever the content alone tells it.
+    check_checksum(data, f"device profile {path}", MEND)
+    return profile
 
 
 def _first(error: ValidationError) -> str:
     first: Any = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS) or "content"
+    where = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS)
+    if first["type"] == "value_error":  # between fields, which it names
+        said = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" if where else said
+    where = where or "content"
     value = "" if first["type"] in ("json_invalid", "missing") else f" is {_short(first['input'])}:"
     return f"{where}{value} {first['msg']}"
 

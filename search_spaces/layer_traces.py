@@ -93,7 +93,17 @@ class LayerTraces:
         kwargs: Mapping[str, Any] | None = None,
         internals: Internals = TEACHERS,
     ) -> StageCost:
-        """Cost of a stage.
+        """Cost of a stage; see :meth:`cost_and_results`."""
+        return self.cost_and_results(stage, inputs, kwargs, internals)[0]
+
+    def cost_and_results(
+        self,
+        stage: nn.Module,
+        inputs: tuple[Tensor, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        internals: Internals = TEACHERS,
+    ) -> tuple[StageCost, tuple[Tensor, ...]]:
+        """Cost of a stage, and what it gives.
 
         Args:
             stage: the module, whose layers are the teacher's.
@@ -121,11 +131,12 @@ class LayerTraces:
         # A layer that a stage runs twice has its parameters once.
         distinct = {id(stand_in.original): self._num_params(stand_in.layer) for stand_in in stand_ins}
         params = (NumParams.of(assembled), *distinct.values())
-        return StageCost(
+        cost = StageCost(
             params=NumParams(sum(p.matrices for p in params), sum(p.vectors for p in params)),
             trace=self._recorder.finish(outputs),
             contiguous=all(tensor.is_contiguous() for tensor in outputs),
         )
+        return cost, outputs
 
     def make(self, kind: type[nn.Module], *args: Any) -> nn.Module:
         """What stands in for a new layer of this class and arguments; the layer itself is made once."""

@@ -45,15 +45,20 @@ class HeadCost:
 
     Attributes:
         params: of input convolution, time embedding, output norm and output convolution.
-        sums: of their operators.
+        trace: their operators, in one pass of the U-Net; the stages between them have none.
         peak: most activation elements alive before the first stage or after the last, network inputs left out.
         network_inputs: elements of latents, time steps, text and whatever else the U-Net is given.
     """
 
     params: NumParams
-    sums: Counter[str]
+    trace: Trace
     peak: int
     network_inputs: int
+
+    @property
+    def sums(self) -> Counter[str]:
+        """Sums over its operators."""
+        return self.trace.sums
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def stage_costs(
     traces = LayerTraces()
     meta = meta_copy(unet)
     with _room_to_normalise("the teacher itself", size, batch):
-        calls, head = _head(meta, size, num_tokens, batch)
+        calls, head = _head(meta, size, num_tokens, batch, traces)
 
     def unet_stage(stage: str, name: str) -> StageCost:
         option = parse_option(meta, stage, name)
@@ -218,8 +223,9 @@ class _Call:
 class _StageStandIn(nn.Module):
     """Takes a stage's place: gives its shapes, and notes how it was called and when."""
 
-    def __init__(self, stage: nn.Module, recorder: Recorder) -> None:
+    def __init__(self, stage: nn.Module, recorder: Recorder, traces: LayerTraces) -> None:
         super().__init__()
+        self._traces = traces
         self._held = (stage,)  # in a tuple, so that its parameters are not taken for the head's
         self.has_downsampler = getattr(stage, "downsampler", None) is not None
         self._recorder = recorder
@@ -235,7 +241,7 @@ class _StageStandIn(nn.Module):
     def forward(self, *inputs: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
         self.position = self._recorder.num_steps
         self.call = _Call(tuple(inputs), dict(kwargs))
-        shapes = self._held[0](*(blank(tensor) for tensor in inputs), **kwargs)
+        _, shapes = self._traces.cost_and_results(self._held[0], self.call.inputs, kwargs)
         self.results = tuple(blank(tensor) for tensor in shapes)
         numbers = dict.fromkeys(self._recorder.numbers(inputs))
         sizes = (*(0 for _ in numbers), *(tensor.numel() for tensor in self.results))
@@ -246,14 +252,16 @@ class _StageStandIn(nn.Module):
         return self.results
 
 
-def _head(meta: UNet, size: tuple[int, int], num_tokens: int, batch: int) -> tuple[dict[str, _Call], HeadCost]:
+def _head(
+    meta: UNet, size: tuple[int, int], num_tokens: int, batch: int, traces: LayerTraces
+) -> tuple[dict[str, _Call], HeadCost]:
     """How the teacher calls its stages, and the cost of what is around them."""
     called_with = unet_inputs(meta, size, num_tokens, batch)
     added = example_conditioning(meta, batch, "meta")
     inputs = (*called_with, *(added or {}).values())
     recorder = Recorder(inputs)
     net = assemble(meta, teacher_candidate(meta), copy=False)
-    stand_ins = {name: _StageStandIn(stage, recorder) for name, stage in net.stages.items()}
+    stand_ins = {name: _StageStandIn(stage, recorder, traces) for name, stage in net.stages.items()}
     net.stages = nn.ModuleDict(stand_ins)
     with torch.no_grad(), recorder:
         result = net(*called_with, added_cond_kwargs=added, return_dict=False)
@@ -265,7 +273,7 @@ def _head(meta: UNet, size: tuple[int, int], num_tokens: int, batch: int) -> tup
     after = replace(whole, steps=whole.steps[last.position :], inputs=(*whole.inputs, h_last))
     return {name: stand_in.call for name, stand_in in stand_ins.items()}, HeadCost(
         params=NumParams.of(net),
-        sums=whole.sums,
+        trace=whole,
         peak=max(_head_peak(before, len(inputs)), _head_peak(after, len(inputs))),
         network_inputs=sum(math.prod(tensor.shape) for tensor in inputs),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from search_spaces.kernels import Kernel, kernel_of, sums_of
 
@@ -161,7 +161,7 @@ class Recorder(TorchDispatchMode):
         return len(self._sizes) - 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+        output = _result(func, args, kwargs or {})
         self._record(func, args, kwargs or {}, output)
         return output
 
@@ -191,6 +191,51 @@ class Recorder(TorchDispatchMode):
             num_weights = num_outputs
         self._steps.append(Step(reads, writes, kernel, num_inputs, num_outputs, num_weights))
         self._sums.update(sums_of(kernel, height, num_outputs, num_inputs + num_outputs))
+
+
+#: Layouts of operators' results by operator, layouts of what it was given, and other arguments; None: it gives a view.
+_RESULTS: dict[Any, tuple[list[Any], TreeSpec] | None] = {}
+
+
+def _result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operator gives.
+
+    On ``meta`` PyTorch works out shapes in Python, in about a millisecond an operator, and a network's layers are much
+    the same: results are made anew from the layouts that the same operator gave for the same layouts before.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not given or not all(tensor.is_meta for tensor in given) or func._schema.is_mutable:
+        return func(*args, **kwargs)
+    # The type of what is no tensor counts: times 1 and times 1.0 are equal keys, and give other dtypes.
+    key = (func, spec, *(_layout(leaf) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves))
+    if key in _RESULTS:
+        remembered = _RESULTS[key]
+        if remembered is None:
+            return func(*args, **kwargs)
+        layouts, result_spec = remembered
+        made = [
+            None if layout is None else torch.empty_strided(layout[0], layout[1], dtype=layout[2], device="meta")
+            for layout in layouts
+        ]
+        return tree_unflatten(made, result_spec)
+    output = func(*args, **kwargs)
+    results, result_spec = tree_flatten(output)
+    old = {tensor.untyped_storage()._cdata for tensor in given}
+    is_new = all(
+        result is None or (isinstance(result, Tensor) and result.is_meta and result.untyped_storage()._cdata not in old)
+        for result in results
+    )
+    _RESULTS[key] = ([None if r is None else _layout(r) for r in results], result_spec) if is_new else None
+    return output
+
+
+def _blank(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+
+
+def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latency_predictors.models.base import (
     UNKNOWN_FACTOR,
@@ -15,10 +15,10 @@ from latency_predictors.models.base import (
     Inputs,
     Prediction,
     Support,
-    Vector,
     check_latency,
     interval,
 )
+from latency_predictors.models.fields import Finite, Positive, Positives
 from search_spaces.errors import UserError
 
 #: Squared log error that no curve's mean is taken to be below: one that fits exactly has all the weight.
@@ -149,14 +149,28 @@ class FittedAdditive(FittedModel):
     """
 
     kind: Literal["additive"] = "additive"
-    intercept_ms: float = Field(allow_inf_nan=False)
-    scale: float = Field(gt=0, allow_inf_nan=False)
-    log_factor: float = Field(allow_inf_nan=False)
-    exponent: float = Field(allow_inf_nan=False)
+    intercept_ms: Finite
+    scale: Positive
+    log_factor: Finite
+    exponent: Finite
     power_weight: float = Field(ge=0, le=1)
-    sums_ms: Vector
-    prior_log_std: float = Field(gt=0, allow_inf_nan=False)
-    prior_count: float = Field(gt=0, allow_inf_nan=False)
+    sums_ms: Positives
+    prior_log_std: Positive
+    prior_count: Positive
+
+    @model_validator(mode="after")
+    def _is_one_curve(self) -> Self:
+        self._check_num_errors(len(self.sums_ms))
+        if self.num_sources != 1:
+            raise ValueError(f"num_sources is {self.num_sources}; an additive model has 1, the sum of parts")
+        if self.power_weight and self.exponent <= 0:
+            raise ValueError(f"exponent is {self.exponent}; latency grows with the sum, so it is above 0")
+        return self
+
+    @property
+    def num_measured(self) -> int:
+        """Number of networks that it was fitted to."""
+        return len(self.sums_ms)
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Latency in ms (N,) with one relative 90 % interval for all; `UNKNOWN_FACTOR` without any network."""

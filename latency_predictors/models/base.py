@@ -8,29 +8,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
+from latency_predictors.models.fields import NonNegatives, Vector, check_length
 from search_spaces.errors import UserError
 
 Array = NDArray[np.float64]
 Digits = NDArray[np.int64]
 
 
-def _as_lists(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 #: The truth is assumed within this factor of a prediction whose error nobody could estimate (a spec sheet's figure, a
 #: fit to one measurement). An assumption: no measurement stands behind it.
 UNKNOWN_FACTOR = 3.0
 
-Vector = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_lists)]
-Matrix = Annotated[tuple[tuple[FiniteFloat, ...], ...], BeforeValidator(_as_lists)]
-DigitMatrix = Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_as_lists)]
+#: An interval is at most this factor wide on either side, so that both ends stay numbers; nothing is known long before.
+_WIDEST_FACTOR = 1e100
+#: A prediction below this is no latency of a network, and one above it (thirty years) neither.
+_LEAST_MS, _MOST_MS = 1e-9, 1e12
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,19 @@ class Prediction:
     high_ms: Array
     extrapolates: NDArray[np.bool_]
 
+    def checked(self, what: str) -> Self:
+        """The same; UserError unless every latency is one, and between the two ends of its interval."""
+        latency_ms, low_ms, high_ms = self.latency_ms, self.low_ms, self.high_ms
+        good = (latency_ms >= _LEAST_MS) & (latency_ms <= _MOST_MS) & (low_ms > 0) & np.isfinite(high_ms)
+        good &= (low_ms <= latency_ms) & (latency_ms <= high_ms)
+        if not good.all():  # also where one is no number: every comparison with it is false
+            row = int(np.argmin(good))
+            raise UserError(
+                f"{what}: row {row} is predicted to take {latency_ms[row]:.3g} ms, from {low_ms[row]:.3g} to "
+                f"{high_ms[row]:.3g}, which is no latency; the profile is damaged: restore it or calibrate again"
+            )
+        return self
+
 
 class Support(BaseModel):
     """Where measurements were taken: the range of every kernel sum over the measured networks.
@@ -131,8 +142,15 @@ class Support(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: Vector
-    high: Vector
+    low: NonNegatives
+    high: NonNegatives
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        check_length("high", self.high, len(self.low), "one per number in low")
+        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("low is above high")
+        return self
 
     @classmethod
     def of(cls, inputs: Inputs) -> Support:
@@ -158,9 +176,31 @@ class FittedModel(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kernel_names: tuple[str, ...]
-    num_sources: int
+    num_sources: NonNegativeInt
     support: Support
     loo_log_errors: Vector
+
+    @model_validator(mode="after")
+    def _support_is_of_the_kernels(self) -> Self:
+        # That of a model which has seen no network is never read; it has a zero per kernel, whatever its place.
+        nowhere = not self.num_measured and len(self.support.low) == len(self.kernel_names)
+        if not nowhere:
+            check_length("support.low", self.support.low, num_groups(self.kernel_names), "one per kernel")
+        return self
+
+    @property
+    def num_measured(self) -> int | None:
+        """Number of networks that it was fitted to; None where it does not say."""
+        return len(self.loo_log_errors) or None
+
+    @property
+    def num_decisions(self) -> int | None:
+        """Number of digits of a network's structure that it reads; None where it reads none."""
+        return None
+
+    def _check_num_errors(self, num: int) -> None:
+        wanted = num if num > 1 else 0
+        check_length("loo_log_errors", self.loo_log_errors, wanted, "one per measured network, none for a single one")
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Prediction:
@@ -190,6 +230,11 @@ class Model(Protocol):
         """Fits to the measured latencies (N,) in ms of N networks; UserError for too few or impossible ones."""
 
 
+def num_groups(kernel_names: tuple[str, ...]) -> int:
+    """Number of kernels without their places."""
+    return len({name.partition("@")[0] for name in kernel_names})
+
+
 def group_sums(kernel_names: tuple[str, ...], kernels: Array) -> tuple[tuple[str, ...], Array]:
     """Names without their places, in order of first appearance, and the sums (N, groups) of kernels (N, K)."""
     own = [name.partition("@")[0] for name in kernel_names]
@@ -216,7 +261,8 @@ def interval(latency_ms: Array, log_std: ArrayLike, dof: float, outside: NDArray
     """The prediction (N,) with 90 % intervals from the log latency's standard deviation, Student's t of `dof`."""
     from scipy.special import stdtrit
 
-    factor = np.exp(float(stdtrit(dof, 0.95)) * np.asarray(log_std))
+    with np.errstate(over="ignore"):
+        factor = np.minimum(np.exp(float(stdtrit(dof, 0.95)) * np.asarray(log_std)), _WIDEST_FACTOR)
     return Prediction(latency_ms, latency_ms / factor, latency_ms * factor, outside)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from latency_predictors.models.base import FittedModel, Inputs, Prediction, Support, Vector, check_latency, interval
+from latency_predictors.models.base import FittedModel, Inputs, Prediction, Support, check_latency, interval
+from latency_predictors.models.fields import NonNegative, NonNegatives, check_length, check_weights
 from latency_predictors.models.gp import FittedGp, Gp
 from latency_predictors.models.nnls import FittedNnls, Nnls
 from latency_predictors.models.prior import LatencyPrior
@@ -96,9 +97,31 @@ class FittedEnsemble(FittedModel):
     kind: Literal["ensemble"] = "ensemble"
     gp: FittedGp | None
     additive: tuple[FittedNnls, ...]
-    weights: Vector
-    log_std: float | None
-    gp_std_factor: float | None
+    weights: NonNegatives
+    log_std: NonNegative | None
+    gp_std_factor: NonNegative | None
+
+    @model_validator(mode="after")
+    def _members_fit_together(self) -> Self:
+        members: list[FittedModel] = [*self.additive, *([] if self.gp is None else [self.gp])]
+        if (self.log_std is None) == (self.gp_std_factor is None):
+            raise ValueError("log_std, gp_std_factor: one of the two is null, the other a number")
+        if self.log_std is None and (self.gp is None or self.additive):
+            raise ValueError("gp_std_factor: only the Gaussian process predicts with one, log_std is null")
+        if not members:
+            raise ValueError("additive: no members, and gp is null")
+        check_length("weights", self.weights, len(members), "one per member")
+        check_weights("weights", self.weights)
+        for member in members:
+            if (member.kernel_names, member.num_sources) != (self.kernel_names, self.num_sources):
+                raise ValueError("kernel_names, num_sources: a member has others")
+            check_length("loo_log_errors", self.loo_log_errors, len(member.loo_log_errors), "as its members have")
+        return self
+
+    @property
+    def num_decisions(self) -> int | None:
+        """Number of digits of a network's structure that it reads; None where it reads none."""
+        return None if self.gp is None else self.gp.num_decisions
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Latency in ms (N,) with 90 % intervals of a new measurement."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from latency_predictors.models.base import (
-    Array,
+from latency_predictors.models.base import Array, FittedModel, Inputs, Prediction, Support, check_latency, interval
+from latency_predictors.models.fields import (
     DigitMatrix,
-    FittedModel,
-    Inputs,
-    Matrix,
-    Prediction,
-    Support,
+    Finite,
+    NonNegativeMatrix,
+    NonNegatives,
+    PositiveMatrix,
     Vector,
-    check_latency,
-    interval,
+    check_length,
+    check_weights,
+    check_width,
 )
 from latency_predictors.models.prior import GpFeatures, LatencyPrior, combine, covariance
+from search_spaces.errors import UserError
 
 _LEAST_WEIGHT = 0.01
 #: Rows predicted at a time: (5, rows, measured) covariance parts stay in the cache.
@@ -89,13 +90,44 @@ class FittedGp(FittedModel):
 
     kind: Literal["gp"] = "gp"
     prior: LatencyPrior
-    setting_weights: Vector
-    shift: float
+    setting_weights: NonNegatives
+    shift: Finite
     residual: Vector
-    kernels: Matrix
+    kernels: NonNegativeMatrix
     structure: DigitMatrix | None
-    sources: Matrix | None
-    loo_log_std: Vector
+    sources: PositiveMatrix | None
+    loo_log_std: NonNegatives
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        num = len(self.residual)
+        if not num:
+            raise ValueError("residual: no networks; needed is at least one")
+        if (self.prior.kernel_names, self.prior.num_sources) != (self.kernel_names, self.num_sources):
+            raise ValueError("prior.kernel_names, prior.source_log_ms: not those of kernel_names and num_sources")
+        check_length("setting_weights", self.setting_weights, len(self.prior.variances), "one per row of variances")
+        check_weights("setting_weights", self.setting_weights)
+        self._check_num_errors(num)
+        check_length("loo_log_std", self.loo_log_std, len(self.loo_log_errors), "one per number in loo_log_errors")
+        if (self.sources is None) != (self.num_sources == 0):
+            raise ValueError(f"sources: null for 0 source devices only; there are {self.num_sources}")
+        every = {"kernels": self.kernels, "structure": self.structure, "sources": self.sources}
+        widths = {"kernels": len(self.kernel_names), "sources": self.num_sources}
+        for field, rows in every.items():
+            if rows is not None:
+                check_length(field, rows, num, "one row per number in residual")
+                check_width(field, rows, widths.get(field, len(rows[0])), "as in the other rows")
+        return self
+
+    @property
+    def num_measured(self) -> int:
+        """Number of networks that it was fitted to."""
+        return len(self.residual)
+
+    @property
+    def num_decisions(self) -> int | None:
+        """Number of digits of a network's structure that it reads; None where it reads none."""
+        return None if self.structure is None else len(self.structure[0])
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Latency in ms (N,), the posterior median, with 90 % intervals of a new measurement."""
@@ -134,7 +166,10 @@ class FittedGp(FittedModel):
         parts, residual = self._measured.parts(self._measured), np.array(self.residual)
         found = []
         for setting in np.array(self.prior.variances):
-            factor = cholesky(covariance(setting, parts), lower=True)
+            try:
+                factor = cholesky(covariance(setting, parts), lower=True)
+            except ValueError as error:  # no numbers, or not positive definite: numpy's LinAlgError is one
+                raise UserError(f"gp model: its covariance has no root ({error}); calibrate again") from None
             root = solve_triangular(factor, np.eye(len(residual)), lower=True).T
             found.append((cho_solve((factor, True), residual), root))
         return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latency_predictors.models.base import (
     Array,
@@ -14,10 +14,11 @@ from latency_predictors.models.base import (
     Inputs,
     Prediction,
     Support,
-    Vector,
     check_latency,
     loo_interval,
+    num_groups,
 )
+from latency_predictors.models.fields import NonNegatives, Vector, check_length
 from latency_predictors.models.population import Population
 from search_spaces.errors import UserError
 
@@ -96,7 +97,19 @@ class FittedNnls(FittedModel):
 
     kind: Literal["nnls"] = "nnls"
     features: Features
-    coefficients: Vector
+    coefficients: NonNegatives
+
+    @model_validator(mode="after")
+    def _has_a_coefficient_per_column(self) -> Self:
+        groups, sources = num_groups(self.kernel_names), self.num_sources
+        if not sources and "sources" in self.features:
+            raise ValueError(f"features is {self.features!r}, but num_sources is 0")
+        if self.features == "macs" and not any(name.partition("@")[0].endswith("_macs") for name in self.kernel_names):
+            raise ValueError("features is 'macs', but no kernel name ends in _macs")
+        columns = {"macs": 1, "places": len(self.kernel_names), "kernels": groups, "sources": sources}
+        num = columns.get(self.features, groups + sources) + 1
+        check_length("coefficients", self.coefficients, num, "one per feature column, and the constant")
+        return self
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Latency in ms (N,); the interval's relative width is the leave-one-out error's, the same for all."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from latency_predictors.models.base import (
     Array,
@@ -15,10 +15,10 @@ from latency_predictors.models.base import (
     Inputs,
     Prediction,
     Support,
-    Vector,
     check_latency,
     loo_interval,
 )
+from latency_predictors.models.fields import Finite, Vector
 from search_spaces.errors import UserError
 
 
@@ -69,10 +69,27 @@ class FittedOneHot(FittedModel):
     """One weight in log ms per one-hot column, and the intercept."""
 
     kind: Literal["onehot"] = "onehot"
-    num_options: int
+    num_options: PositiveInt
     pairs: bool
     weights: Vector
-    intercept: float
+    intercept: Finite
+
+    @model_validator(mode="after")
+    def _has_whole_decisions(self) -> Self:
+        if self.num_decisions is None:
+            raise ValueError(f"weights: {len(self.weights)} values fit no number of decisions")
+        return self
+
+    @property
+    def num_decisions(self) -> int | None:
+        """Number of digits of a network's structure that it reads."""
+        for num in range(1, len(self.weights) // self.num_options + 1):
+            size = num * self.num_options
+            if self.pairs:
+                size += num * (num - 1) // 2 * self.num_options**2
+            if size == len(self.weights):
+                return num
+        return None
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Latency in ms (N,) with one relative interval for all."""

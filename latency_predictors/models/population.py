@@ -10,11 +10,13 @@ much in either way is left to the measurements.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from latency_predictors.models.base import Array, Matrix, Vector, group_sums
+from latency_predictors.models.base import Array, group_sums
+from latency_predictors.models.fields import Matrix, Vector, check_length, check_width
 
 #: Standard deviations of a measurement in relative error; how many times the covariance of the source devices that
 #: of a new one may be, of a kernel's costs everywhere and in each place. Every combination counts by the marginal
@@ -37,6 +39,14 @@ class Population(BaseModel):
     mean: Vector
     everywhere: Matrix
     places: Matrix | None
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Self:
+        for field, rows in (("everywhere", self.everywhere), ("places", self.places)):
+            if rows is not None:
+                check_length(field, rows, len(self.mean), "one row per number in mean")
+                check_width(field, rows, len(self.mean), "one per number in mean")
+        return self
 
     @classmethod
     def of(cls, kernel_names: tuple[str, ...], typical: Array, shares: Array, group_shares: Array) -> Population:

@@ -19,19 +19,24 @@ The variances are hyperparameters; learning.py learns them from source devices.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from latency_predictors.models.base import Array, Digits, Inputs, Matrix, Vector, group_sums
+from latency_predictors.models.base import Array, Digits, Inputs, group_sums, num_groups
+from latency_predictors.models.fields import NonNegativeMatrix, NonNegatives, Vector, check_length, check_width
 from latency_predictors.models.nnls import Features
 from latency_predictors.models.population import Population
 from search_spaces.errors import UserError
 
 CONSTANT_VARIANCE = 100.0
+#: Of the slope, the deviations, the intensities, the structure and the noise.
+NUM_VARIANCES = 5
 #: Without source devices nothing can be learned: rates unknown within 10 to 100 %, noise 1 to 10 %.
 _DEFAULT = np.array(
     [[0.1, 0.0, rates, 0.1 * rates, noise] for rates in (0.01, 0.1, 1.0) for noise in (1e-4, 1e-3, 1e-2)]
@@ -99,12 +104,28 @@ class LatencyPrior(BaseModel):
 
     kernel_names: tuple[str, ...]
     source_log_ms: Vector
-    kernel_mean: Vector
+    kernel_mean: NonNegatives
     intensity_mean: Vector
-    intensity_std: Vector
-    kernel_cost_ms: Vector
-    variances: Matrix
+    intensity_std: NonNegatives
+    kernel_cost_ms: NonNegatives
+    variances: NonNegativeMatrix
     population: Population | None = None
+
+    @model_validator(mode="after")
+    def _is_of_the_kernels(self) -> Self:
+        num, groups = len(self.kernel_names), num_groups(self.kernel_names)
+        check_length("kernel_mean", self.kernel_mean, num, "one per kernel name")
+        check_length("kernel_cost_ms", self.kernel_cost_ms, num, "one per kernel name")
+        check_length("intensity_mean", self.intensity_mean, groups + 1, "one per kernel, and the constant")
+        check_length("intensity_std", self.intensity_std, groups + 1, "one per kernel, and the constant")
+        check_width("variances", self.variances, NUM_VARIANCES, "as in the other rows")
+        if not self.variances or min(row[-1] for row in self.variances) <= 0:
+            raise ValueError("variances: needed is at least one row, and a noise (the last number) above 0 in each")
+        if not self.source_log_ms and not sum(map(operator.mul, self.kernel_mean, self.kernel_cost_ms)) > 0:
+            raise ValueError("kernel_mean, kernel_cost_ms: a typical network takes no time")
+        if self.population is not None:
+            check_length("population.mean", self.population.mean, num + 1, "one per kernel name, and the constant")
+        return self
 
     @property
     def num_sources(self) -> int:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
-from latency_predictors.models.base import UNKNOWN_FACTOR, Array, FittedModel, Inputs, Prediction, Support, Vector
+from latency_predictors.models.base import UNKNOWN_FACTOR, Array, FittedModel, Inputs, Prediction, Support
+from latency_predictors.models.fields import NonNegatives, check_length
 from search_spaces.errors import UserError
 
 
@@ -35,7 +37,17 @@ class FittedRoofline(FittedModel):
     """
 
     kind: Literal["roofline"] = "roofline"
-    kernel_cost_ms: Vector
+    kernel_cost_ms: NonNegatives
+
+    @model_validator(mode="after")
+    def _has_a_cost_per_kernel(self) -> Self:
+        check_length("kernel_cost_ms", self.kernel_cost_ms, len(self.kernel_names), "one per kernel name")
+        return self
+
+    @property
+    def num_measured(self) -> int:
+        """None was measured."""
+        return 0
 
     @classmethod
     def of(cls, kernel_names: tuple[str, ...], rates_per_ms: Mapping[str, float]) -> Self:

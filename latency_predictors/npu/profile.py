@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from latency_predictors.models.base import UNKNOWN_FACTOR, Prediction
-from latency_predictors.npu.roofline import Attention, Roofline, Work, network_ms, operators_ms
+from latency_predictors.npu.roofline import Attention, Positive, Roofline, Work, network_ms, operators_ms
+from latency_predictors.profile_checks import MOST_LATENTS
+from latency_predictors.profile_checksum import check_checksum, with_checksum, without_checksum
 from latency_predictors.shipped_profiles import shipped_profiles
 from search_spaces.atomic import write_json
 from search_spaces.errors import UserError
@@ -23,7 +26,11 @@ from search_spaces.unet import UNet
 from search_spaces.vae import VAE
 from search_spaces.vae_option import STEPS, VAE_STAGES
 
+if TYPE_CHECKING:
+    from search_spaces.stage_costs import StageCosts
+
 Floats = NDArray[np.float64]
+_MEND = "fit it again, or restore the file"
 
 
 class Error(BaseModel):
@@ -32,7 +39,7 @@ class Error(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     network: str
-    error_pct: int
+    error_pct: int = Field(gt=-100, le=100_000)
 
 
 class Published(BaseModel):
@@ -41,8 +48,8 @@ class Published(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     what: str
-    published_ms: float = Field(gt=0)
-    predicted_ms: float = Field(gt=0)
+    published_ms: Positive
+    predicted_ms: Positive
     source: str
 
 
@@ -103,9 +110,9 @@ class NpuProfile(BaseModel):
     precision: Precision
     attention: Attention
     toolchain: str
-    latent_size: PositiveInt
+    latent_size: int = Field(ge=1, le=MOST_LATENTS)
     roofline: Roofline
-    precision_factors: dict[str, float]
+    precision_factors: dict[str, Positive]
     training_sha256: str
     num_networks: PositiveInt
     errors: ErrorStatement
@@ -118,23 +125,26 @@ class NpuProfile(BaseModel):
         Raises:
             UserError: neither, or a field that does not belong.
         """
-        names = shipped_profiles()
+        names, what = shipped_profiles(), f"NPU profile {str(name_or_path)!r}"
         try:
             source = names.get(str(name_or_path))
             text = source.read_text(encoding="utf-8") if source else Path(name_or_path).read_text(encoding="utf-8")
-            return cls.model_validate_json(text)
+            data = json.loads(text)
+            profile = cls.model_validate_json(json.dumps(without_checksum(data)))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"NPU profile {str(name_or_path)!r} cannot be read ({error}); give a file or one of {', '.join(names)}"
-            ) from None
+            raise UserError(f"{what} cannot be read ({error}); give a file or one of {', '.join(names)}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "content"
-            raise UserError(f"NPU profile {str(name_or_path)!r}: {where}: {first['msg']}; fit it again") from None
+            raise UserError(f"{what}: {where}: {first['msg']}; {_MEND}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{what}: not JSON ({error}); {_MEND}") from None
+        check_checksum(data, what, _MEND)
+        return profile
 
     def save(self, path: Path) -> None:
         """Writes JSON; the file is complete or not there. UserError: the place is full, read-only or no folder."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, with_checksum(self.model_dump(mode="json")))
 
     def trace_ms(self, trace: Trace) -> float:
         """Latency in ms of a whole recorded network."""
@@ -148,29 +158,26 @@ class NpuProfile(BaseModel):
         Raises:
             UserError: options that the teacher does not have, or a space of pipelines without a VAE.
         """
-        from search_spaces.stage_costs import meta_copy, stage_costs, unet_inputs
-        from search_spaces.tracing import record_operators
+        from search_spaces.stage_costs import stage_costs
 
         if space.is_pipeline and vae is None:
             raise UserError(f"search space {space.name!r} is one of pipelines; give vae")
-        costs = stage_costs(unet, space, latent_size, num_tokens, 1, vae)
+        return self.of_costs(stage_costs(unet, space, latent_size, num_tokens, 1, vae), space, latent_size)
+
+    def of_costs(self, costs: StageCosts, space: SearchSpace, latent_size: int) -> NpuTable:
+        """The same from options that were traced already."""
 
         def milliseconds(trace: Trace) -> float:
-            return operators_ms(self.roofline, Work.of(trace, self.precision, self.attention))
+            with np.errstate(all="ignore"):  # what is no number in the end is refused when it predicts
+                return operators_ms(self.roofline, Work.of(trace, self.precision, self.attention))
 
         options = {
             stage: np.array([milliseconds(cost.trace) for cost in stage_options])
             for stage, stage_options in costs.options.items()
         }
-        # What is outside of the stages is what the whole teacher has more than its stages: latency is additive.
-        meta = meta_copy(unet)
-        inputs = unet_inputs(meta, latent_size, num_tokens, 1)
-        whole = milliseconds(record_operators(lambda: meta(*inputs, return_dict=False), inputs)[0])
-        stages = sum(milliseconds(cost.trace) for stage, cost in costs.teacher.items() if stage not in VAE_STAGES)
         factor = self.errors.interval_factor("vae" if space.is_pipeline else "unet", "unet")
-        return NpuTable(
-            space, whole - stages, options, self.roofline.constant_ms, factor, latent_size != self.latent_size
-        )
+        head_ms = milliseconds(costs.head.trace)
+        return NpuTable(space, head_ms, options, self.roofline.constant_ms, factor, latent_size != self.latent_size)
 
 
 @dataclass(frozen=True)
@@ -195,9 +202,11 @@ class NpuTable:
 
     def predict(self, matrix: Indices) -> Prediction:
         """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions)."""
-        latency_ms = self.latency_ms(matrix)
+        latency_ms, factor = self.latency_ms(matrix), self.interval_factor
         outside = np.full(len(latency_ms), self.extrapolates)
-        return Prediction(latency_ms, latency_ms / self.interval_factor, latency_ms * self.interval_factor, outside)
+        with np.errstate(all="ignore"):
+            found = Prediction(latency_ms, latency_ms / factor, latency_ms * factor, outside)
+        return found.checked("NPU profile")
 
     def option_ms(self, stage: str, option: str) -> float | None:
         """Latency in ms of one stage option run once; None where the space does not have it."""
