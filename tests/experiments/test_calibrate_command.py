@@ -312,7 +312,7 @@ def test_what_a_profile_knows_stays_when_more_is_measured_here(
     here = [*common, "--measure", "blocks", "--set", "calibration.max_seconds=0.2"]
     assert run(*here, "--budget", 3) == 0
     assert "budget spent: 3 of 3 measured" in capsys.readouterr().out
-    runner = ["--runner", "onnxruntime-cpu", "--option", "spinning=true"]
+    runner = ["--runner", "onnxruntime-cpu", "--option", "threads=1"]
     assert run(*here, *runner, "--budget", 4) == 0
     profile = DeviceProfile.load(folder / "p.json")
     assert {n: t.latency_ms for n, t in profile.training.networks.items()} == {n: truth_ms(target, n) for n in nets}
