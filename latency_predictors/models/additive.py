@@ -161,8 +161,8 @@ class FittedAdditive(FittedModel):
     @model_validator(mode="after")
     def _is_one_curve(self) -> Self:
         self._check_num_errors(len(self.sums_ms))
-        if self.num_sources != 1:
-            raise ValueError(f"num_sources is {self.num_sources}; an additive model has 1, the sum of parts")
+        if self.num_sources < 1:
+            raise ValueError(f"num_sources is {self.num_sources}; an additive model reads the first, the sum of parts")
         if self.power_weight and self.exponent <= 0:
             raise ValueError(f"exponent is {self.exponent}; latency grows with the sum, so it is above 0")
         return self
