@@ -8,9 +8,9 @@ predicted. Shapes: the toy teacher, SD 1.5's topology at a tenth of its width (3
 64x64, 77 tokens of 768), or SD 1.5 itself. Devices: onnxruntime on this processor with one thread, with two, or
 quantised to W8A8 with one.
 
-The noise floor is what a perfect predictor would be off: every unseen U-Net's passes are split into two halves, and
-what the medians of the halves differ by, divided by the square root of two (each half is one measurement, of half
-the runs), is its repeatability.
+The noise floor is what a perfect predictor would be off: every unseen U-Net's passes, the level of each pass taken out,
+are split into two halves. The difference of their medians has twice the standard deviation of the median of all, so half
+of it is the repeatability.
 
 Measurements are kept under `--work` and an interrupted benchmark goes on there. Keep the machine quiet meanwhile.
 """
@@ -22,7 +22,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,17 +73,23 @@ def score(profile: DeviceProfile) -> dict[str, float | None]:
     }
 
 
-def noise_floor_pct(recordings: Sequence[Sequence[Recording]]) -> Floats:
-    """Repeatability (subjects,) in per cent: see the module's text. NaN for a subject of a single pass."""
-    return np.array([_split_halves_pct(passes) for passes in recordings])
+def noise_floor_pct(recorded: Mapping[str, Sequence[Recording]], names: Sequence[str]) -> Floats:
+    """Repeatability of these subjects (names,) in per cent: see the module's text. NaN for one of a single pass."""
+    from latency_predictors.measurement import pass_levels
+
+    levels = pass_levels(recorded)
+    return np.array([_split_halves_pct(recorded[name], levels) for name in names])
 
 
-def _split_halves_pct(passes: Sequence[Recording]) -> float:
-    halves = [[ms for each in passes[start::2] for ms in each.wall_ms or each.cpu_ms] for start in (0, 1)]
+def _split_halves_pct(passes: Sequence[Recording], levels: Mapping[int, float]) -> float:
+    halves = [
+        [ms / levels.get(each.pass_id, 1.0) for each in passes[start::2] for ms in each.wall_ms or each.cpu_ms]
+        for start in (0, 1)
+    ]
     if not all(halves):
         return math.nan
     first, second = (float(np.median(half)) for half in halves)
-    return 100 * abs(first - second) / (0.5 * (first + second)) / math.sqrt(2)
+    return 50 * abs(first - second) / (0.5 * (first + second))
 
 
 def recordings(journal: Path) -> dict[str, list[Recording]]:
@@ -131,7 +137,7 @@ def measure(shape: str, device: str, num_fit: int, num_unseen: int, seconds: flo
     took = time.perf_counter() - begin
     profile.save(folder / "profile.json")
     recorded = recordings(folder / "measurements.jsonl")
-    floor = noise_floor_pct([recorded[check.candidate] for check in profile.validation])
+    floor = noise_floor_pct(recorded, [check.candidate for check in profile.validation])
     return {
         "blocks": profile.num_parts,
         "networks_fitted": profile.num_networks,
