@@ -8,9 +8,9 @@ predicted. Shapes: the toy teacher, SD 1.5's topology at a tenth of its width (3
 64x64, 77 tokens of 768), or SD 1.5 itself. Devices: onnxruntime on this processor with one thread, with two, or
 quantised to W8A8 with one.
 
-The noise floor is what a perfect predictor would be off: every unseen U-Net's passes, the level of each pass taken out,
-are split into two halves. The difference of their medians has twice the standard deviation of the median of all, so half
-of it is the repeatability.
+The noise floor is what a perfect predictor would be off: every unseen U-Net's passes, each divided by its level, are
+split into two halves. The difference of their medians has twice the standard deviation of the median of all, so half of
+it is the repeatability.
 
 Measurements are kept under `--work` and an interrupted benchmark goes on there. Keep the machine quiet meanwhile.
 """
