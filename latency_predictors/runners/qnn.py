@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,7 +60,9 @@ class QnnRunner:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of the compiler's packages."""
+        """Versions of the compiler's packages; none where the extra `qnn` is not installed."""
+        if find_spec("onnxruntime_qnn") is None:
+            return {}
         return dict(toolchain().model_dump(mode="json"))
 
     @property
