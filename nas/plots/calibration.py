@@ -127,7 +127,7 @@ def stage_errors(effects: Sequence[OptionError]) -> go.Figure:
     figure.data = (figure.data[-1], *figure.data[:-1])
     figure.update_layout(
         xaxis=style.axis(
-            "lower  ←  per cent against the stage's average  →  higher",
+            "too low  ←  per cent  →  too high",
             [],
             range=[-1.05 * max(reach, 1.0), 1.05 * max(reach, 1.0)],
         ),
