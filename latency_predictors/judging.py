@@ -103,14 +103,15 @@ def tie_of(log_errors: Sequence[float] | NDArray[np.float64]) -> float | None:
     """How many per cent two predictions must differ for the smaller one to be the faster network in 9 of 10 cases.
 
     Errors of two networks are taken as independent with the standard deviation s of `log_errors` (an error that all
-    share does not change an order): exp(z sqrt(2) s) - 1 with z the normal quantile of 0.9. None below two errors.
+    share does not change an order): exp(t sqrt(2) s) - 1 with t the 0.9 quantile of Student's t of as many degrees of
+    freedom as s has, since s itself is uncertain. None below two errors.
     """
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
     errors = np.asarray(log_errors, dtype=np.float64)
     if len(errors) < 2:
         return None
-    return float(100.0 * np.expm1(ndtri(TIE_CONFIDENCE) * np.sqrt(2.0) * np.std(errors, ddof=1)))
+    return float(100.0 * np.expm1(stdtrit(len(errors) - 1, TIE_CONFIDENCE) * np.sqrt(2.0) * np.std(errors, ddof=1)))
 
 
 def repeatability_of(timing: Measurement | ImportedMeasurement) -> float | None:
@@ -225,6 +226,8 @@ def _uncertainty(errors: Judgement) -> str:
     few = f"{errors.num} {order} to be sure of the order; {LEAST_NETWORKS} are needed"
     if errors.num < _LEAST_JUDGED:
         return f"{few}. Of fewer than {_LEAST_JUDGED} the errors themselves are uncertain without a limit"
+    if errors.how == "leave_one_out":
+        few += ". The predictor was chosen by these same errors, so that others are larger as a rule"
     highest = _highest_median_pct(errors)
     if highest <= _MOST_MEDIAN_PCT:
         return few

@@ -16,7 +16,7 @@ Fact = tuple[str, str, str]
 #: By Judgement.how; they go on "10 ...".
 HOW = {
     "unseen": "that the fit did not see",
-    "leave_one_out": "left out of the fit in turn (leave-one-out)",
+    "leave_one_out": "left out of the fit in turn",
 }
 
 
@@ -65,7 +65,7 @@ def error_facts(found: Evaluation) -> list[Fact]:
 def npu_facts(profile: NpuProfile) -> list[Fact]:
     """What an NPU profile is of, and what it was fitted to."""
     return [
-        ("device", profile.device, f"{profile.precision.value}, {profile.attention} attention"),
+        ("device", profile.device, f"{profile.precision.value}, {profile.attention.replace('_', '-')} attention"),
         ("latents", f"{profile.latent_size} x {profile.latent_size}", "other sizes extrapolate"),
         ("fitted to", counted(profile.num_networks, "figure"), "of whole networks, published; no block measured"),
     ]

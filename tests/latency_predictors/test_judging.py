@@ -130,6 +130,18 @@ def test_beyond_a_tie_nine_of_ten_orders_are_right(spread: float, bias: float) -
     assert tie_of([0.1]) is None
 
 
+def test_a_tie_allows_for_its_own_uncertainty() -> None:
+    """Of few errors their spread is uncertain too: over many draws of five the orders are right nine times in ten."""
+    rng = np.random.default_rng(3)
+    right = []
+    for _ in range(4000):
+        tie = tie_of(0.05 * rng.standard_normal(5))
+        assert tie is not None
+        first, second = 0.05 * rng.standard_normal(2)
+        right.append(second - first < np.log1p(tie / 100))
+    assert np.mean(right) == pytest.approx(0.9, abs=0.015)
+
+
 def test_repeatability_is_that_of_our_own_measurements() -> None:
     exact = measurement("base", 2.0)
     assert repeatability_of(exact) == 0.0

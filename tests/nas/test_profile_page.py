@@ -56,7 +56,7 @@ def test_figures_say_how_uncertain_they_are(space: SearchSpace, tmp_path: Path) 
     facts = {label: (value, small) for label, value, small in error_facts(found)}
     # Of eight networks the second and the seventh error: the extremes but one.
     assert facts["median error"][1] == f"absolute; 90 % interval {errors[1]:.1f} to {errors[6]:.1f} %"
-    assert facts["judged on"] == ("8 whole U-Nets", "left out of the fit in turn (leave-one-out)")
+    assert facts["judged on"] == ("8 whole U-Nets", "left out of the fit in turn")
     page = write_profile_page(found, tmp_path / "p.html").read_text()
     assert all(value in page for value, _ in list(facts.values())[1:])
     few = {label: small for label, _, small in error_facts(fitted(space, 99, 4, off=0.02))}
