@@ -25,15 +25,13 @@ def profile_facts(found: Evaluation) -> list[Fact]:
     conditions = [found.runtime, found.precision]
     if found.threads is not None:
         conditions.append(counted(found.threads, "thread"))
-    if found.toolchain is not None:
-        conditions.append(found.toolchain)
     counts = ((found.num_parts, "block"), (found.num_networks, "U-Net"))
     fitted = " and ".join(counted(num, what) for num, what in counts if num)
     return [
         ("device", found.device, ", ".join(conditions)),
         ("search space", found.space, f"latents {found.latent_size} x {found.latent_size}"),
         ("fitted to", fitted or "no measurement", INFORMATION.get(found.information, found.information)),
-    ]
+    ] + ([] if found.toolchain is None else [("toolchain", found.toolchain, "")])
 
 
 def error_facts(found: Evaluation) -> list[Fact]:
