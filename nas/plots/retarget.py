@@ -24,6 +24,16 @@ LOOKS: dict[Move, tuple[str, str, str]] = {
 }
 
 
+#: How a candidate is drawn among the ranks that neither enters, leaves nor changes its rank for certain.
+UNMOVED = (style.FAINT, "circle", "stays, no certain change of rank")
+
+
+def is_moved(candidate: Moved) -> bool:
+    """Whether a candidate of either front enters or leaves, or another rank of it is beyond the intervals."""
+    same = candidate.here.front_rank == candidate.there.front_rank
+    return candidate.move != "stays" or not (same or candidate.rank_tie)
+
+
 def device_front(result: Retargeted, side: Side) -> go.Figure:
     """Latent error against latency on one of the devices, with 90 % intervals of the candidates on either front."""
     import plotly.graph_objects as go
@@ -64,25 +74,27 @@ def device_front(result: Retargeted, side: Side) -> go.Figure:
 def rank_changes(result: Retargeted) -> go.Figure:
     """Latency ranks of the candidates on either front on both devices, one line each; 1, the fastest, on top.
 
-    A line is dashed where the change is within the intervals. Picks on the new device are named beside their line.
+    Lines that say nothing (see :func:`is_moved`) are thin and grey and lie below the others. A line is dotted where the
+    change is within the intervals. Picks on either device are named beside their line.
     """
     import plotly.graph_objects as go
 
     lines = result.on_either_front
     figure = go.Figure()
-    for move, (color, symbol, name) in LOOKS.items():
-        for candidate in (c for c in lines if c.move == move):
-            is_tie = candidate.rank_tie or candidate.front_tie
-            figure.add_scatter(
-                x=[0, 1],
-                y=[candidate.here.front_rank, candidate.there.front_rank],
-                mode="lines+markers",
-                name=name,
-                line={"color": color, "width": 1.5 if is_tie else 2.5, "dash": "dot" if is_tie else "solid"},
-                marker={"color": color, "symbol": symbol, "size": 8},
-                text=[_hover(candidate)] * 2,
-                hovertemplate="%{text}<extra></extra>",
-            )
+    for candidate in sorted(lines, key=lambda c: (is_moved(c), list(LOOKS).index(c.move))):
+        color, symbol, name = LOOKS[candidate.move] if is_moved(candidate) else UNMOVED
+        is_tie = candidate.rank_tie or candidate.front_tie
+        width = 1.0 if not is_moved(candidate) else 1.5 if is_tie else 2.5
+        figure.add_scatter(
+            x=[0, 1],
+            y=[candidate.here.front_rank, candidate.there.front_rank],
+            mode="lines+markers",
+            name=name,
+            line={"color": color, "width": width, "dash": "dot" if is_tie else "solid"},
+            marker={"color": color, "symbol": symbol, "size": 8 if is_moved(candidate) else 4},
+            text=[_hover(candidate)] * 2,
+            hovertemplate="%{text}<extra></extra>",
+        )
     sides: tuple[tuple[Side, int, str], ...] = (("here", 0, "right"), ("there", 1, "left"))
     for side, x, anchor in sides:
         for picked, names in _picked(result, side).items():
