@@ -68,12 +68,18 @@ def recipe_hash(recipe: Recipe) -> str:
 def is_hash_of(known: str, recipe: Recipe, named: Mapping[str, Any]) -> bool:
     """Whether a run's hash, by whichever version, is of this recipe, read from a file that names these fields.
 
-    Versions before :data:`_ALWAYS` hashed every field that they had, and spelt each out in the run's file; what that
-    does not name has its default in ``recipe``.
+    Versions before :data:`_ALWAYS` hashed every field that they had, the very first ones :data:`FREE` fields too, and
+    spelt each out in the run's file; what that does not name has its default in ``recipe``.
     """
-    spelt_out = dict(_leaves(named))
-    earlier = _digest(_kept(recipe.model_dump(mode="json"), lambda key, _: key in spelt_out))
-    return known in (recipe_hash(recipe), earlier)
+    return known in (recipe_hash(recipe), *_earlier_hashes(recipe, named))
+
+
+def _earlier_hashes(recipe: Recipe, named: Mapping[str, Any]) -> tuple[str, str]:
+    spelt_out, tree = dict(_leaves(named)), recipe.model_dump(mode="json")
+    return (
+        _digest(_kept(tree, lambda key, _: key in spelt_out)),
+        _digest(_pruned(tree, lambda key, _: key in spelt_out and key != "name")),
+    )
 
 
 def with_free_fields(recipe: Recipe, named: Mapping[str, Any]) -> Tree:

@@ -24,14 +24,18 @@ LOOKS: dict[Move, tuple[str, str, str]] = {
 }
 
 
-#: How a candidate is drawn among the ranks that neither enters, leaves nor changes its rank for certain.
-UNMOVED = (style.FAINT, "circle", "stays, no certain change of rank")
+#: The same of a line of the ranks, in this order; "same": neither enters, leaves nor changes its rank for certain.
+RANK_LOOKS: dict[str, tuple[str, str, str]] = {
+    "same": (style.FAINT, "circle", "stays, no certain change of rank"),
+    **LOOKS,
+    "stays": (style.BLUE, "circle", "stays, its rank changes"),
+}
 
 
-def is_moved(candidate: Moved) -> bool:
-    """Whether a candidate of either front enters or leaves, or another rank of it is beyond the intervals."""
-    same = candidate.here.front_rank == candidate.there.front_rank
-    return candidate.move != "stays" or not (same or candidate.rank_tie)
+def kind(candidate: Moved) -> str:
+    """Which of :data:`RANK_LOOKS` a candidate of either front has."""
+    is_level = candidate.here.front_rank == candidate.there.front_rank
+    return "same" if candidate.move == "stays" and (is_level or candidate.rank_tie) else candidate.move
 
 
 def device_front(result: Retargeted, side: Side) -> go.Figure:
@@ -74,24 +78,30 @@ def device_front(result: Retargeted, side: Side) -> go.Figure:
 def rank_changes(result: Retargeted) -> go.Figure:
     """Latency ranks of the candidates on either front on both devices, one line each; 1, the fastest, on top.
 
-    Lines that say nothing (see :func:`is_moved`) are thin and grey and lie below the others. A line is dotted where the
+    Lines that say nothing (kind "same") are thin and grey and lie below the others. A line is dotted where its
     change is within the intervals. Picks on either device are named beside their line.
     """
     import plotly.graph_objects as go
 
     lines = result.on_either_front
     figure = go.Figure()
-    for candidate in sorted(lines, key=lambda c: (is_moved(c), list(LOOKS).index(c.move))):
-        color, symbol, name = LOOKS[candidate.move] if is_moved(candidate) else UNMOVED
-        is_tie = candidate.rank_tie or candidate.front_tie
-        width = 1.0 if not is_moved(candidate) else 1.5 if is_tie else 2.5
+    for candidate in sorted(lines, key=lambda c: list(RANK_LOOKS).index(kind(c))):
+        color, symbol, name = RANK_LOOKS[kind(candidate)]
+        is_same = kind(candidate) == "same"
+        is_level = candidate.here.front_rank == candidate.there.front_rank
+        is_tie = candidate.front_tie or (candidate.rank_tie and not is_level)
+        width = 1.0 if is_same else 1.5 if is_tie else 2.5
         figure.add_scatter(
             x=[0, 1],
             y=[candidate.here.front_rank, candidate.there.front_rank],
             mode="lines+markers",
             name=name,
             line={"color": color, "width": width, "dash": "dot" if is_tie else "solid"},
-            marker={"color": color, "symbol": symbol, "size": 8 if is_moved(candidate) else 4},
+            marker={
+                "color": style.GREY if is_same else color,
+                "symbol": symbol,
+                "size": 4 if is_same else 8,
+            },
             text=[_hover(candidate)] * 2,
             hovertemplate="%{text}<extra></extra>",
         )

@@ -128,16 +128,14 @@ def _fronts(result: Retargeted) -> str:
 
 
 def _ranks(result: Retargeted) -> str:
-    from nas.plots.retarget import LOOKS, UNMOVED, is_moved, rank_changes
+    from nas.plots.retarget import RANK_LOOKS, kind, rank_changes
 
     lead = (
         "Latency ranks of the candidates on either front, the fastest on top; dotted where the change is within the "
         f"intervals, thin where nothing is known to change. {kendall_sentence(result)}"
     )
-    lines = result.on_either_front
-    looks = [(look, sum(is_moved(c) and c.move == move for c in lines)) for move, look in LOOKS.items()]
-    looks += [(UNMOVED, sum(not is_moved(c) for c in lines))]
-    key = page.key((style.GLYPHS[symbol], color, f"{name} ({num})") for (color, symbol, name), num in looks if num)
+    looks = [(name, look, sum(kind(c) == name for c in result.on_either_front)) for name, look in RANK_LOOKS.items()]
+    key = page.key((style.GLYPHS[symbol], color, f"{text} ({num})") for _, (color, symbol, text), num in looks if num)
     return page.section("ranks", "Whose rank changed", page.text(lead), key, page.figure(rank_changes(result), "ranks"))
 
 

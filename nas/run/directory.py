@@ -107,6 +107,7 @@ class RunDirectory:
         if self.config.is_file():
             self.check_writable()
             if self.recipe() != recipe:  # other budgets, more candidates: the run goes on with them
+                self._check_saving(recipe)
                 save_recipe(recipe, self.config, like=read_fields(self.config))
             return
         try:
@@ -117,6 +118,15 @@ class RunDirectory:
                 f"run {self.path}: cannot be written ({error.strerror}); choose a folder with --run"
             ) from None
         self.check_writable()
+
+    def _check_saving(self, recipe: Recipe) -> None:
+        """Raise where the run would not be its own any more: the very first versions hashed budgets, too."""
+        known = self.first_hash()
+        if known is not None and not is_hash_of(known, recipe, read_fields(self.config)):
+            raise UserError(
+                f"run {self.path} is of a version whose runs keep their budgets and number of candidates; leave them "
+                f"as they are (nanosd resume {self.path}), or give this recipe another folder (--run or --name)"
+            )
 
     def check_writable(self) -> None:
         """Raise unless something can be written into the folder.

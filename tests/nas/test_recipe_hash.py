@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,18 @@ def full_dump_hash(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
-def old_run(folder: Path, *overrides: str, unknown: tuple[str, ...] = ()) -> RunDirectory:
+def first_hash(tree: dict[str, Any]) -> str:
+    """As the very first ones had it: everything but the name."""
+    kept = {k: v for k, v in tree.items() if k != "name"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def old_run(
+    folder: Path,
+    *overrides: str,
+    unknown: tuple[str, ...] = (),
+    hashed: Callable[[dict[str, Any]], str] = full_dump_hash,
+) -> RunDirectory:
     """A run of a version that did not know these fields, as it left its folder."""
     tree = load_recipe(None, overrides).model_dump(mode="json")
     for key in unknown:
@@ -35,7 +47,7 @@ def old_run(folder: Path, *overrides: str, unknown: tuple[str, ...] = ()) -> Run
         del tree[section][name]
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    facts = {"recipe_hash": full_dump_hash(tree), "teacher_key": "t"}
+    facts = {"recipe_hash": hashed(tree), "teacher_key": "t"}
     (folder / "provenance.json").write_text(json.dumps(facts))
     return RunDirectory(folder)
 
@@ -95,6 +107,20 @@ def test_an_edited_recipe_is_refused(tmp_path: Path, unknown: tuple[str, ...], c
     with pytest.raises(
         UserError, match=r"config\.yaml is not the recipe that the run was started with \(hash [0-9a-f]{16}\)"
     ):
+        directory.recipe()
+
+
+def test_a_run_of_the_very_first_version_is_read_and_keeps_its_budgets(tmp_path: Path) -> None:
+    directory = old_run(tmp_path / "run", *OVERRIDES, unknown=VERSIONS["before three more"], hashed=first_hash)
+    recipe = load_recipe(None, OVERRIDES)
+    assert directory.recipe() == recipe
+    directory.create(recipe)
+    with pytest.raises(UserError, match=r"keep their budgets and number of candidates; leave them .*nanosd resume"):
+        directory.create(load_recipe(None, [*OVERRIDES, "search.num_candidates=50"]))
+    assert directory.recipe() == recipe
+    text = directory.config.read_text()
+    directory.config.write_text(text.replace("seed: 7", "seed: 8"))
+    with pytest.raises(UserError, match="is not the recipe"):
         directory.recipe()
 
 
