@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.run.retarget import Move, Moved, Place, Retargeted
 
 Side = Literal["here", "there"]
+Kind = Literal["same", "stays", "enters", "leaves", "off"]
 
 #: Move -> (colour, symbol, in words), drawn in this order.
 LOOKS: dict[Move, tuple[str, str, str]] = {
@@ -25,14 +26,15 @@ LOOKS: dict[Move, tuple[str, str, str]] = {
 
 
 #: The same of a line of the ranks, in this order; "same": neither enters, leaves nor changes its rank for certain.
-RANK_LOOKS: dict[str, tuple[str, str, str]] = {
+RANK_LOOKS: dict[Kind, tuple[str, str, str]] = {
     "same": (style.FAINT, "circle", "stays, no certain change of rank"),
-    **LOOKS,
     "stays": (style.BLUE, "circle", "stays, its rank changes"),
+    "leaves": LOOKS["leaves"],
+    "enters": LOOKS["enters"],
 }
 
 
-def kind(candidate: Moved) -> str:
+def kind(candidate: Moved) -> Kind:
     """Which of :data:`RANK_LOOKS` a candidate of either front has."""
     is_level = candidate.here.front_rank == candidate.there.front_rank
     return "same" if candidate.move == "stays" and (is_level or candidate.rank_tie) else candidate.move
