@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.output import print_json, print_mapping
+from experiments.output import print_json, print_mapping, say
 
 if TYPE_CHECKING:
     from latency_predictors.judging import Verdict
@@ -32,15 +32,22 @@ def show(profile: "DeviceProfile", out: Path, json: bool, extra: dict[str, Any] 
         "repeatability_pct": found.repeatability_pct,
         "tie_pct": found.tie_pct,
     }
+    for line in found.warnings:
+        say(f"warning: {line}")
     if json:
-        print_json({**summary, "verdict": _verdict(found.verdict), **(extra or {})})
+        print_json({**summary, "verdict": _verdict(found.verdict), "warnings": found.warnings, **(extra or {})})
         return
     print_mapping({key: value for key, value in summary.items() if value is not None})
     _print_verdict(found.verdict)
 
 
-def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
-    """Judge the profile of a file or a name, write its page, and print the verdict."""
+def evaluation_page(path: Path) -> Path:
+    """Where the page of a profile goes if nothing is said: beside its file; of a shipped profile into this folder."""
+    return path.with_suffix(".html") if path.is_file() else Path(f"{path.stem}.html")
+
+
+def show_evaluation(path: Path, page: Path, json: bool) -> None:
+    """Judge the profile of a file or a name, write its page, and print the verdict and where the page is."""
     from nas.quiet import quiet
 
     quiet()
@@ -48,7 +55,6 @@ def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
     from latency_predictors.profile_file import load_profile
 
     loaded = load_profile(str(path))
-    page = out or Path(f"{path.stem}.html")
     if isinstance(loaded, NpuProfile):
         from latency_predictors.judging import judge_npu
         from nas.report.profile_page import write_npu_page

@@ -37,13 +37,20 @@ def write_bytes(path: Path, data: bytes) -> Path:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        why, advice = error.strerror or str(error), "choose another place"
-        if error.errno in _FULL:
-            why, advice = f"{why} ({len(data)} bytes needed)", "make room there or choose another place"
-        elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
-            why = f"{error.filename} is no folder"
-        raise WriteError(f"cannot write {path}: {why}; {advice}") from error
+        raise write_error(path, error, len(data)) from error
     return path
+
+
+def write_error(path: Path, error: OSError, num_bytes: int) -> WriteError:
+    """Why `num_bytes` bytes could not be written to `path`, and what to do, in one line."""
+    why, advice = error.strerror or str(error), "choose another place"
+    if error.errno in _FULL:
+        why, advice = f"{why} ({num_bytes} bytes needed)", "make room there or choose another place"
+    elif error.errno == errno.EFBIG:
+        advice = "raise the limit on the size of files (ulimit -f)"
+    elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
+        why = f"{error.filename} is no folder"
+    return WriteError(f"cannot write {path}: {why}; {advice}")
 
 
 def write_json(path: Path, value: Any) -> Path:

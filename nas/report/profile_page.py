@@ -40,9 +40,10 @@ def write_profile_page(found: Evaluation, path: Path) -> Path:
     parts = [
         f'<h1>Device profile: {html.text(found.device)}</h1><p class="lead">How far its predictions can be '
         f"trusted.</p>{html.facts(tiles)}",
+        html.notes(f"Warning: {line}." for line in found.warnings) if found.warnings else "",
         _verdict(found.verdict),
     ]
-    lead = "No whole U-Net was measured on the device." if errors is None else f"On {errors.num} {_HOW[errors.how]}."
+    lead = _sentence(found.verdict.reasons[0]) if errors is None else f"On {errors.num} {_HOW[errors.how]}."
     if errors is None:
         parts.append(html.section("errors", "Errors on whole U-Nets", lead, html.missing("Nothing to judge by.")))
     else:
