@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
-#: Of two graphs the larger one: it has more of every kernel and is a quarter larger, or it is twice as large.
+#: Of two graphs the larger one: by this factor, if it also has no less of any kernel or there are enough pairs whose
+#: majority decides; else by the other, since a device may be good at just what the larger one has more of.
 _CLEARLY, _TWICE = 1.25, 2.0
+_ENOUGH_PAIRS = 4
 #: By so much the larger one is faster before it counts: measurements repeat within a few per cent.
 _FASTER = 1.1
-#: Latencies within so much of one another are one latency.
+#: Latencies within so much of one another are one latency; two are by chance.
 _ALIKE = 1.001
 #: The parts of a network against the whole: calls cost a part something each, and fusion across parts saves something.
 _PARTS_FACTOR = 2.0
@@ -53,7 +55,9 @@ def implausible(space: SearchSpace, kernels: KernelTables, training: Training) -
     for what, latency_ms, size in (("whole U-Nets", networks, sums), ("stage options", parts, sums_of)):
         if len(latency_ms) > 1:
             rows = np.array([size[name] for name in latency_ms])
-            found += _order(what, list(latency_ms), np.array(list(latency_ms.values())), rows, kernels.kernel_names)
+            found += _order(
+                what, size is sums, list(latency_ms), np.array(list(latency_ms.values())), rows, kernels.kernel_names
+            )
     found += _wholes(parts, networks, parts_of)
     return tuple(found)
 
@@ -63,26 +67,34 @@ def _parts_of(network: str, space: SearchSpace) -> list[str]:
     return [BASE, *(option_subject(stage, option) for stage, option in chosen.items() if option != NONE)]
 
 
-def _order(what: str, names: list[str], latency_ms: Floats, sums: Floats, kernel_names: tuple[str, ...]) -> list[str]:
+def _order(
+    what: str, is_whole: bool, names: list[str], latency_ms: Floats, sums: Floats, kernel_names: tuple[str, ...]
+) -> list[str]:
     """Whether latencies are all one, or fall with the size of the graphs, whose kernel sums are (N, K)."""
     if len(names) > _MOST_ROWS:
         kept = np.linspace(0, len(names) - 1, _MOST_ROWS).astype(int)
         names, latency_ms, sums = [names[i] for i in kept], latency_ms[kept], sums[kept]
     groups = group_sums(kernel_names, sums)[1]
     typical = groups.mean(0)
+    if not (typical > 0).any():  # a profile of the first format has no kernel sums
+        return []
     size = (groups[:, typical > 0] / typical[typical > 0]).mean(1)
-    if latency_ms.max() <= _ALIKE * latency_ms.min() and size.max() >= _CLEARLY * size.min():
+    tolerance = _ALIKE if len(names) > 2 else 1.0
+    if latency_ms.max() <= tolerance * latency_ms.min() and size.max() >= _CLEARLY * size.min():
         return [
             f"all {len(names)} {what} take {latency_ms[0]:.4g} ms, of which the largest computes "
             f"{size.max() / size.min():.1f} times as much as the smallest: look whether each row has its own latency"
         ]
     ratio = size[:, None] / size[None]
     has_more = (sums[:, None] >= sums[None]).all(2)
-    is_larger = (has_more & (ratio >= _CLEARLY)) | (ratio >= _TWICE)
+    is_larger = has_more & (ratio >= _CLEARLY)
+    if is_whole:  # parts of different stages run at different rates, however many there are
+        is_clear = ratio >= _CLEARLY
+        is_larger |= is_clear if is_clear.sum() >= _ENOUGH_PAIRS else ratio >= _TWICE
     gain = latency_ms[None] / latency_ms[:, None]
     is_wrong = is_larger & (gain > _FASTER)
     num, num_wrong = int(is_larger.sum()), int(is_wrong.sum())
-    if 2 * num_wrong <= num:
+    if 2 * num_wrong <= num or (not is_whole and num < _ENOUGH_PAIRS):
         return []
     large, small = np.unravel_index(int(np.argmax(np.where(is_wrong, gain, 0.0))), gain.shape)
     return [

@@ -63,7 +63,9 @@ class SpecSheet(BaseModel):
         try:
             return cls.model_validate(dict(rates))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            wrong = error.errors(include_url=False)
+        # A name that is misspelt is why another is missing.
+        first = next((each for each in wrong if each["loc"][0] not in LEGAL), wrong[0])
         name, value = str(first["loc"][0]), first["input"]
         if name not in LEGAL:
             raise UserError(f"{where}: {name} is no rate; legal are {', '.join(LEGAL)}")

@@ -141,18 +141,15 @@ class Session:
         self._limit_s = settings.max_seconds * num_subjects
         self._cpu_clock = cpu_clock
         self._wall_start, self._cpu_start = time.perf_counter(), cpu_clock()
-        self._first_pass_id, self._timed_s, self._earlier_s = time.time_ns(), 0.0, 0.0
+        self._first_pass_id, self._timed_s = time.time_ns(), 0.0
         self.recordings: dict[str, list[Recording]] = {}
 
     def add(self, recordings: Mapping[str, Recording]) -> None:
         """Keeps one pass (or an earlier session's, before the first)."""
         for name, recording in recordings.items():
             self.recordings.setdefault(name, []).append(recording)
-            seconds = sum(recording.cpu_ms) / 1e3
             if recording.pass_id >= self._first_pass_id:
-                self._timed_s += seconds
-            else:
-                self._earlier_s += seconds
+                self._timed_s += sum(recording.cpu_ms) / 1e3
 
     @property
     def num_rounds(self) -> int:
@@ -180,6 +177,4 @@ class Session:
     @property
     def _spent_s(self) -> tuple[float, float]:
         cpu_s = self._cpu_clock() - self._cpu_start
-        wall_s = time.perf_counter() - self._wall_start
-        # What a session that was killed has timed is not given again; what else that one did is.
-        return wall_s + self._earlier_s, max(cpu_s, self._timed_s) + self._earlier_s
+        return time.perf_counter() - self._wall_start, max(cpu_s, self._timed_s)
