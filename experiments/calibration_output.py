@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.output import print_facts, print_json
+from experiments.output import print_facts, print_json, say
 
 if TYPE_CHECKING:
     from latency_predictors.judging import Verdict
@@ -35,14 +35,21 @@ def show(profile: "DeviceProfile", out: Path, json: bool, extra: dict[str, Any] 
         "repeatability_pct": found.repeatability_pct,
         "tie_pct": found.tie_pct,
     }
+    for line in found.warnings:
+        say(f"warning: {line}")
     if json:
-        print_json({**summary, "verdict": _verdict(found.verdict), **(extra or {})})
+        print_json({**summary, "verdict": _verdict(found.verdict), "warnings": found.warnings, **(extra or {})})
         return
     _print(out, [*profile_facts(found), *error_facts(found)], found.verdict)
 
 
-def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
-    """Judge the profile of a file or a name, write its page, and print the verdict."""
+def evaluation_page(path: Path) -> Path:
+    """Where the page of a profile goes if nothing is said: beside its file; of a shipped profile into this folder."""
+    return path.with_suffix(".html") if path.is_file() else Path(f"{path.stem}.html")
+
+
+def show_evaluation(path: Path, page: Path, json: bool) -> None:
+    """Judge the profile of a file or a name, write its page, and print the verdict and where the page is."""
     from nas.quiet import quiet
 
     quiet()
@@ -50,7 +57,6 @@ def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
     from latency_predictors.profile_file import load_profile
 
     loaded = load_profile(str(path))
-    page = out or Path(f"{path.stem}.html")
     if isinstance(loaded, NpuProfile):
         from latency_predictors.judging import judge_npu
         from nas.report.profile_facts import npu_facts
@@ -65,6 +71,8 @@ def show_evaluation(path: Path, out: Path | None, json: bool) -> None:
         from nas.report.profile_page import write_profile_page
 
         found = evaluate(loaded)
+        for line in found.warnings:
+            say(f"warning: {line}")
         write_profile_page(found, page)
         verdict, facts = found.verdict, [*profile_facts(found), *error_facts(found)]
         summary = {**asdict(found), "judgement": found.judgement}

@@ -159,17 +159,21 @@ def judge(
     biased: Sequence[str] = (),
     common: str | None = None,
     extrapolating_pct: int = 0,
+    num_fitted: int = 0,
 ) -> Verdict:
-    """The verdict on the errors over whole U-Nets; None: none was measured.
+    """The verdict on the errors over whole U-Nets; None: there are none to judge by.
 
     tie_pct, repeatability_pct: see tie_of and repeatability_of (the median over the networks).
     biased: sentences on options that go with wrong predictions (stage_errors.biased).
     common: a sentence on the error that all networks share (stage_errors.common).
     extrapolating_pct: share of the space's candidates that the profile extrapolates to.
+    num_fitted: whole U-Nets that were fitted; one alone shows no error.
     """
     more = "measure whole U-Nets: nanosd calibrate --device DEVICE --budget 10 --measure candidates --out PROFILE"
     if judgement is None:
-        return Verdict("unjudged", ("no whole U-Net was measured on the device, so no error is known",), (more,))
+        none = "no whole U-Net was measured on the device, so no error is known"
+        one = "one whole U-Net was measured; it fixes the scale, and no second one shows how far predictions are off"
+        return Verdict("unjudged", (one if num_fitted == 1 else none,), (more,))
     errors, level = judgement, level_of(judgement)
     whose = " that the fit did not see" if errors.how == "unseen" else ", left out in turn"
     interval = errors.median_interval_pct

@@ -25,6 +25,7 @@ from latency_predictors.runners.base import DeviceError, MeasureSettings, Progre
 from latency_predictors.runners.in_this_process import InThisProcess
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.runners.worker import Broken, GroupWorker, Pass
+from search_spaces.atomic import WriteError
 from search_spaces.errors import UserError
 
 
@@ -140,7 +141,7 @@ class _Work:
             self.report(f"export {name}")
             try:
                 group[name] = self.folder.subject(name)
-            except DeviceError:
+            except (DeviceError, WriteError):  # about no subject
                 raise
             except UserError as error:
                 self._journal.fail(name, str(error))

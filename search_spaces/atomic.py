@@ -52,18 +52,25 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        why, advice = error.strerror or str(error), "choose another place"
-        if error.errno in _FULL:
-            needed = "" if num_bytes is None else f" ({num_bytes} bytes needed)"
-            why, advice = f"{why}{needed}", "make room there or choose another place"
-        elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
-            why = f"{error.filename} is no folder"
-        raise WriteError(f"cannot write {path}: {why}; {advice}") from error
+        raise write_error(path, error, num_bytes) from error
 
 
 def temporary_name(path: Path) -> Path:
     """What a file is called while it is written."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_error(path: Path, error: OSError, num_bytes: int | None = None) -> WriteError:
+    """Why `num_bytes` bytes could not be written to `path`, and what to do, in one line."""
+    why, advice = error.strerror or str(error), "choose another place"
+    if error.errno in _FULL:
+        needed = "" if num_bytes is None else f" ({num_bytes} bytes needed)"
+        why, advice = f"{why}{needed}", "make room there or choose another place"
+    elif error.errno == errno.EFBIG:
+        advice = "raise the limit on the size of files (ulimit -f)"
+    elif isinstance(error, (FileExistsError, NotADirectoryError)):  # of a folder above, by mkdir
+        why = f"{error.filename} is no folder"
+    return WriteError(f"cannot write {path}: {why}; {advice}")
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -109,9 +109,9 @@ class Reading:
             return False
         return True
 
-    def refuse(self, row: Row, reason: str) -> None:
+    def refuse(self, row: Row, reason: str, *, is_blank: bool = False) -> None:
         """Leaves the row out and says why."""
-        self.flags.append(RowFlag(row, one_line(reason)))
+        self.flags.append(RowFlag(row, one_line(reason), is_blank=is_blank))
 
     def remark(self, row: Row, reason: str) -> None:
         """Keeps the row and says what to know about it."""

@@ -55,6 +55,9 @@ class CsvImporter:
                 reading.refuse(row, f"{len(cells)} cells under {len(columns)} columns")
                 continue
             texts = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
+            if not texts[latency]:
+                reading.refuse(row, f"{latency} is empty; fill it in", is_blank=True)
+                continue
             try:
                 ms = latency_ms(texts[latency], LATENCY_COLUMNS[latency], latency)
                 stated = _stated(texts)

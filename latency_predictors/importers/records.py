@@ -128,11 +128,15 @@ class OperatorLatency:
 
 @dataclass(frozen=True)
 class RowFlag:
-    """What is wrong with a row. A `refused` row gave no measurement; a remark leaves it in."""
+    """What is wrong with a row. A `refused` row gave no measurement; a remark leaves it in.
+
+    `is_blank`: its latency is not filled in yet.
+    """
 
     row: Row
     reason: str
     refused: bool = True
+    is_blank: bool = False
 
     def __str__(self) -> str:
         return f"{at(self.row)}: {self.reason}" + ("" if self.refused else " (kept)")

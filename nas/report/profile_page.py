@@ -26,6 +26,7 @@ def write_profile_page(found: Evaluation, path: Path) -> Path:
     parts = [
         f'<h1>Device profile: {html.text(found.device)}</h1><p class="lead">How far its predictions can be '
         f"trusted.</p>{html.facts(tiles)}",
+        html.notes(f"Warning: {line}." for line in found.warnings) if found.warnings else "",
         _verdict(found.verdict),
     ]
     if errors is None:
