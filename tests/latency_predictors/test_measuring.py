@@ -94,6 +94,24 @@ def test_what_breaks_costs_only_itself(way: str, reason: str, tmp_path: Path) ->
     assert len(journal(tmp_path).recordings["a"]) >= 2
 
 
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("hang preparing", "stopped after 4 s"), pytest.param("abort preparing", "SIGABRT", marks=pytest.mark.slow)],
+)
+def test_what_breaks_when_it_is_prepared_costs_only_itself(way: str, reason: str, tmp_path: Path) -> None:
+    """Quantisers are native code too: in this process the first would hang the session, the second end it."""
+    kept, notes = journal(tmp_path), []
+    settings = QUICK.model_copy(update={"prepare_timeout_s": 4.0})
+    report = lambda done, total, note: notes.append(note)  # noqa: E731
+    spec = bad(subject="E1/RA", way=way)
+    manifest = measure_all(NAMES, Products(), spec, settings, kept, tmp_path / "graphs", report)
+    assert manifest is not None
+    assert (sorted(kept.measurements()), list(manifest.failed)) == (["a", "c"], ["E1/RA"])
+    assert "turning the graph into w8a8: " in manifest.failed["E1/RA"] and reason in manifest.failed["E1/RA"]
+    assert "w8a8 of E1/RA" in notes, "progress says what it is waiting for"
+    assert not (tmp_path / "graphs").exists()
+
+
 def test_what_broke_among_others_is_tried_again_alone(tmp_path: Path) -> None:
     """Native code that runs out of memory ends in any way: what broke once is no proof against a subject."""
     kept, notes = journal(tmp_path), []
