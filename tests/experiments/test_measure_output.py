@@ -28,7 +28,7 @@ def test_no_number_of_blocks_hides_a_whole_network(num_blocks: int, capsys: pyte
     measured = {name: measurement(name, 1.0 + i) for i, name in enumerate([*blocks, *networks])}
     show(manifest(), measured, networks, Path("out"), json=False)
     printed = capsys.readouterr().out
-    rows = [line.split()[0] for line in printed.splitlines() if line.startswith(("E1/", "RARA-"))]
+    rows = [line.split()[0] for line in printed.splitlines() if line.strip().startswith(("E1/", "RARA-"))]
     assert rows == [*blocks[:MOST_ROWS], *networks]
     assert ("and 5 more blocks" in printed) == (num_blocks > MOST_ROWS)
 
