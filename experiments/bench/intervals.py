@@ -64,10 +64,10 @@ def coverage(
         raise UserError(
             f"--networks {max(num_networks)}: the profile has {len(networks)}; give fewer, since others are predicted"
         )
-    rng = np.random.default_rng(seed)
     found: dict[str, dict[str, float]] = {}
     for some_blocks in num_blocks:
         for some_networks in num_networks:
+            rng = np.random.default_rng([seed, some_blocks, some_networks])  # whatever other settings are asked for
             rows = []
             for _ in range(draws):
                 chosen = [networks[i] for i in rng.permutation(len(networks))]
@@ -88,15 +88,15 @@ def coverage(
 
 
 def _one(profile: DeviceProfile, training: Training, unseen: Sequence[str]) -> tuple[float, float, float] | None:
-    """Coverage, half width and median error (per cent) on `unseen`; None where these measurements cannot be fitted."""
+    """Coverage, half width and median error (per cent) on `unseen`; None where there is no fit or no latency."""
     space = profile.own_space
     facts = ProfileFacts(profile.device, profile.runtime, profile.precision, profile.latent_size, profile.num_tokens)
+    matrix = np.stack([space.encode(Candidate.from_id(name, space.stages)) for name in unseen])
     try:
         fitted = fit_profile(space, profile.kernel_tables, training, facts)
+        predicted = fitted.predict(space, matrix)
     except UserError:
         return None
-    matrix = np.stack([space.encode(Candidate.from_id(name, space.stages)) for name in unseen])
-    predicted = fitted.predict(space, matrix)
     measured = np.array([profile.training.networks[name].latency_ms for name in unseen])
     holds = (predicted.low_ms <= measured) & (measured <= predicted.high_ms)
     widths = 100.0 * (predicted.high_ms / predicted.latency_ms - 1.0)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", type=Path, nargs="+", required=True)
     parser.add_argument("--networks", default="1,2,3,5,10")
     parser.add_argument("--blocks", default="4,12,37")
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", action="append", default=[], metavar="NAME=FACTOR", help=", ".join(CONSTANTS))
     parser.add_argument("--json", action="store_true")
