@@ -202,7 +202,8 @@ class NpuTable:
 
     def __post_init__(self) -> None:
         for stage in self.space.stages:
-            wanted, given = len(self.space.options[stage]), np.shape(self.options_ms.get(stage))
+            wanted = len(self.space.options[stage])
+            given = self.options_ms[stage].shape if stage in self.options_ms else ()
             if stage != STEPS and given != (wanted,):
                 raise UserError(
                     f"options_ms: latencies of shape {given} for stage {stage}, which has {wanted} options in search "
