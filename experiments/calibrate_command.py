@@ -10,6 +10,7 @@ from experiments.calibration_output import show, show_evaluation
 from experiments.option_text import key_values
 from experiments.output import print_json, print_mapping, say
 from search_spaces.errors import UserError
+from search_spaces.places import check_file, check_folder
 
 if TYPE_CHECKING:
     from latency_predictors.runners import RunnerSpec
@@ -94,6 +95,10 @@ def calibrate(
     files = [*(from_ or []), *(more or [])]
     if more and not from_:
         raise UserError(f"{more[0]}: what is this file? write --from {more[0]}")
+    if out is not None:
+        check_file(out, "--out")
+    if export is not None:
+        check_folder(export, "--export")
     if evaluate is not None:
         if files:
             raise UserError(f"{files[0]}: --evaluate judges a profile by its own measurements; leave --from out")
@@ -101,8 +106,6 @@ def calibrate(
         return
     if out is None:
         raise UserError("calibrate: no --out; give the path of the profile to write, or --evaluate PROFILE")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
     precision = _PRECISIONS.get((precision or "").lower(), precision)
     _check_runner(runner, option, device, budget)
     overrides: dict[str, str | int | None] = {"teacher": teacher, "space": space}
@@ -119,6 +122,8 @@ def calibrate(
     from nas.calibration.target import Target
 
     here = device == _LOCAL or runner is not None
+    if here and budget is not None:
+        check_folder(out.with_name(out.name + ".work"), "measurements of --out in")
     facts: dict[str, str | int | None] = {
         "device": None if here else device,
         "runtime": runtime,
@@ -214,6 +219,7 @@ def _runner(
 def _measure_everything(recipe: "Recipe", out: Path, dry_run: bool, json: bool) -> None:
     """Every block of the space and some whole U-Nets, on this machine."""
     _prepare()
+    check_folder(out.with_name(out.name + ".work"), "measurements of --out in")
     if dry_run:
         plan = _calibration_plan(recipe, out)
         print_json(plan) if json else print_mapping(plan)

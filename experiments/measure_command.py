@@ -9,6 +9,7 @@ from experiments.measure_output import show
 from experiments.option_text import key_values
 from experiments.output import print_json
 from search_spaces.errors import UserError
+from search_spaces.places import check_folder
 
 if TYPE_CHECKING:
     from latency_predictors.manifest import Manifest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _SECONDS_EACH = 0.7
 _YEAR_S = 365 * 24 * 3600
+_FILES = ("measurements.jsonl", "measurements.csv", "manifest.json")
 
 
 def measure(
@@ -84,6 +86,7 @@ def measure(
     spec = RunnerSpec(name=runner, options=options)
     if not list_:
         spec.make()  # what it refuses is said before anything is loaded
+        check_folder(out, "--out", () if runner == "qnn" else _FILES)
     if max_seconds is not None:
         _seconds("--max-seconds", max_seconds, 0.001)
     _seconds("--timeout-s", timeout_s, 1)

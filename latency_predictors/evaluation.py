@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latency_predictors.judgement import Judgement
+from latency_predictors.judgement import Judgement, median_interval
 from latency_predictors.judging import Point, Verdict, judge, repeatability_of, tie_of
 from latency_predictors.stage_errors import OptionError, biased, common, option_errors
 from search_spaces.candidate import Candidate
@@ -61,6 +61,9 @@ def evaluate(
     """
     space = profile.own_space
     points, judgement = _judged(profile, unseen)
+    if judgement is not None and judgement.median_interval_pct is None:  # of a file from before profiles had it
+        interval = median_interval([abs(p.error_pct) for p in points])
+        judgement = judgement.model_copy(update={"median_interval_pct": interval})
     effects = tuple(
         option_errors(
             [Candidate.from_id(p.candidate, space.stages).options for p in points], [p.log_error for p in points]

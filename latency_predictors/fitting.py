@@ -56,8 +56,8 @@ _LEAST_TO_CHOOSE = 3
 #: were given to be used.
 _LEAST_TO_WEIGH = 2
 #: By how much the smallest of the errors of fewer than five networks understates that of others, since it was chosen as
-#: the smallest. 90 % intervals on SD-shaped U-Nets hold .95 to .99 of them by `python -m experiments.bench.intervals
-#: --networks 3 --blocks 4,12`, and .91 to .97 without it (`--scale chosen_factor=0.667`).
+#: the smallest. 90 % intervals on SD-shaped U-Nets hold .96 to .99 of them by `python -m experiments.bench.intervals
+#: --networks 3 --blocks 4,12`, and .92 to .97 without it (`--scale chosen_factor=0.667`).
 _CHOSEN_FACTOR = 1.5
 
 

@@ -99,7 +99,8 @@ def _plan_files(wanted: Wanted) -> Plan:
 def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
     from latency_predictors.subjects import BASE, Subjects, option_subject
     from latency_predictors.teacher_graphs import TeacherGraphs
-    from nas.teacher import load_shapes, load_teacher, num_text_tokens
+    from nas.teacher import load_teacher
+    from nas.teacher_shapes import teacher_shapes
     from search_spaces.conditioning import text_width
     from search_spaces.space_file import load_space
     from search_spaces.vae_option import VAE_STAGES
@@ -107,10 +108,9 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
     space = load_space(wanted.space)
     unet_space = unet_of(space)
     if only_names or wanted.random_weights:
-        unet, vae = load_shapes(wanted.teacher)
+        shapes = teacher_shapes(wanted.teacher, wanted.latent_size, wanted.num_tokens)
+        unet, vae, size, tokens = shapes.unet, shapes.vae, shapes.latent_size, shapes.num_tokens
         key = f"shapes of {wanted.teacher}"
-        size = int(unet.config.sample_size)
-        tokens = wanted.num_tokens or num_text_tokens(wanted.teacher)
     else:
         teacher = load_teacher(wanted.teacher)
         unet, vae, key, size = teacher.unet, teacher.vae, teacher.key, teacher.latent_size
@@ -134,7 +134,7 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
     if wanted.operators:
         from latency_predictors.operators import find_operators
 
-        meta = unet if next(unet.parameters()).is_meta else load_shapes(wanted.teacher)[0]
+        meta = unet if next(unet.parameters()).is_meta else teacher_shapes(wanted.teacher).unet
         operators = find_operators(Subjects(meta, unet_space, size, tokens, text_width(unet.config)))
         names += operators
     context = {"teacher_key": key, "space": space.name, "latent_size": size, "num_tokens": tokens}
