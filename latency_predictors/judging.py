@@ -115,9 +115,8 @@ def tie_of(log_errors: Sequence[float] | NDArray[np.float64]) -> float | None:
 
 
 def repeatability_of(timing: Measurement | ImportedMeasurement) -> float | None:
-    """Half the 95 % interval of a measured median in per cent; None for a measurement without its samples."""
-    half = getattr(timing, "ci95_half_width_pct", None)
-    return None if half is None else float(half)
+    """Half the 95 % interval of a measured latency in per cent of it; None where it is not known."""
+    return timing.ci95_half_width_pct
 
 
 def level_of(judgement: Judgement) -> Level:

@@ -48,12 +48,14 @@ class Plan:
     """Subjects in the order in which they are measured, their graphs, and what the measurements depend on.
 
     digests: of subjects whose names do not say what they are, the SHA-256 of their graph.
+    networks: the subjects that are whole networks: U-Nets, and files.
     """
 
     names: tuple[str, ...]
     graphs: Graphs
     context: dict[str, Any]
     digests: dict[str, str] = field(default_factory=dict)
+    networks: tuple[str, ...] = ()
 
 
 def plan(wanted: Wanted, *, only_names: bool = False) -> Plan:
@@ -91,7 +93,7 @@ def _plan_files(wanted: Wanted) -> Plan:
     for name in files:
         with suppress(UserError):  # weights that are not there: it fails when its turn comes, and the others go on
             digests[name] = graphs.digest(name)
-    return Plan(tuple(files), graphs, {"files": "onnx"}, digests)
+    return Plan(tuple(files), graphs, {"files": "onnx"}, digests, tuple(files))
 
 
 def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
@@ -124,7 +126,8 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
         if not halves:
             raise UserError(f"--vae: search space {space.name!r} has no VAE; give one of whole pipelines, nanosd-joint")
         names += _chosen("--vae", wanted.vae, halves)
-    for candidate in _candidates(wanted, space):
+    candidates = _candidates(wanted, space)
+    for candidate in candidates:
         names.append(candidate.unet.id)
         names += [option_subject(s, candidate.options[s]) for s in VAE_STAGES if candidate.is_pipeline]
     operators = {}
@@ -135,7 +138,8 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
         operators = find_operators(Subjects(meta, unet_space, size, tokens, text_width(unet.config)))
         names += operators
     context = {"teacher_key": key, "space": space.name, "latent_size": size, "num_tokens": tokens}
-    return Plan(tuple(dict.fromkeys(names)), TeacherGraphs(subjects, vae, operators), context)
+    networks = tuple(dict.fromkeys(candidate.unet.id for candidate in candidates))
+    return Plan(tuple(dict.fromkeys(names)), TeacherGraphs(subjects, vae, operators), context, networks=networks)
 
 
 def unet_of(space: SearchSpace) -> SearchSpace:

@@ -29,7 +29,9 @@ _LEAST_AFFINE = 3
 #: are seen: a constant, and so much for every unit of the log sums' own standard deviation (networks that differ
 #: fiftyfold are further from one line than those that differ threefold); and as how many networks' errors that counts.
 #: One or two networks fix a scale alone, which is further off where the truth is a line. All chosen on twelve recorded
-#: calibrations of sixty networks, like the factor of `imputed_log_std` in `Additive`.
+#: calibrations of sixty networks. `python -m experiments.bench.intervals` repeats that, and says how to record some: on
+#: six of them, with all blocks and 1, 3 or 10 networks, 90 % intervals hold .93 in the mean and .83 at worst; with half
+#: of the three standard deviations .88 and .61.
 PRIOR_LOG_STD = 0.025
 PRIOR_LOG_STD_PER_SPREAD = 0.02
 PRIOR_LOG_STD_SCALE_ONLY = 0.05

@@ -20,7 +20,7 @@ _LEAST_JUDGED = 5
 _ANALYTIC_TRUST = 2.0
 #: As many measurements' worth of trust in the Gaussian process' own variance where it alone predicts, and elsewhere.
 #: Noise differs twentyfold between devices: sharing more (10) made intervals of quiet ones too wide, of others too
-#: narrow.
+#: narrow (column `coverage90` of `python -m experiments.bench.latency`, whose devices those are).
 _PRIOR_COUNT_ALONE, _PRIOR_COUNT = 10.0, 1.0
 
 
