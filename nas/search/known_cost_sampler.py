@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,7 @@ class KnownCostSampler(BaseSampler):
                 raise ExhaustedError("every candidate within the limits has been proposed")
             vector = np.array(proposal.vector, dtype=np.int64)
             self._given[trial.number] = vector
+            proposal = replace(proposal, predicted=self._outside(proposal.predicted, study.directions))
             self.last_proposal = proposal
         reasons = {key: value for key, value in asdict(proposal).items() if key != "vector" and value not in (None, ())}
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL, reasons)  # samplers have no public way
@@ -285,6 +286,18 @@ class KnownCostSampler(BaseSampler):
             has_prior=prior is not None,
             settings=self._settings,
         )
+
+    def _outside(
+        self, predicted: tuple[tuple[float, float, float], ...], directions: Sequence[StudyDirection]
+    ) -> tuple[tuple[float, float, float], ...]:
+        """Quantiles in the study's units, the low one first."""
+        unknown = [i for i, known in enumerate(self._known) if not known]
+        out = []
+        for i, (low, middle, high) in zip(unknown, predicted, strict=False):
+            if self._decades[i]:
+                low, middle, high = 10.0**low, 10.0**middle, 10.0**high
+            out.append((-high, -middle, -low) if directions[i] == StudyDirection.MAXIMIZE else (low, middle, high))
+        return tuple(out)
 
     def _inside(
         self, prior: Callable[[Indices], Any], directions: Sequence[StudyDirection]

@@ -218,7 +218,11 @@ def test_an_error_of_zero_stops_nothing(decades):
 
     vectors, study = drive(sampler(decades=[decades, False, False]), 20, values=values)
     assert len(set(vectors)) == 20
-    assert [trial.user_attrs[PROPOSAL]["phase"] for trial in study.trials[5:]] == ["improvement"] * 15
+    reasons = [trial.user_attrs[PROPOSAL] for trial in study.trials[5:]]
+    assert [reason["phase"] for reason in reasons] == ["improvement"] * 15
+    for reason in reasons:  # in the error's own units, whatever the hypervolume is counted in
+        low, middle, high = reason["predicted"][0]
+        assert low < middle < high and (low > 0 or not decades)
 
 
 def test_large_space():
