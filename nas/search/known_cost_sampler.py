@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from nas.pareto import ERROR_FLOOR
-from nas.search.candidate_pool import Costs, Room
+from nas.search.candidate_pool import Costs, Room, columns
 from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of
 from nas.search.proposer import MAX_LISTED, Proposal, Proposer, Seen
 from nas.search.surrogate.features import Features
@@ -238,7 +238,7 @@ class KnownCostSampler(BaseSampler):
         decades = np.array([self._decades[i] for i in unknown])
 
         def inside(matrix: Indices) -> Floats:
-            values = np.asarray(prior(matrix), dtype=np.float64).reshape(len(matrix), -1)
+            values = columns(prior(matrix))
             if values.shape[1] != len(unknown):
                 raise UserError(
                     f"prior has {values.shape[1]} columns for {len(unknown)} unknown objectives; give one each"
@@ -259,7 +259,6 @@ def _joined(functions: Sequence[Callable[[Indices], Any]]) -> Callable[[Indices]
         return None
 
     def joined(matrix: Indices) -> Floats:
-        parts = [np.asarray(function(matrix), dtype=np.float64).reshape(len(matrix), -1) for function in functions]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([columns(function(matrix)) for function in functions], axis=1)
 
     return joined
