@@ -161,6 +161,10 @@ class Recipe(Section):
     )
     finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
     export: Export = Field(Export(), description="What is written for each pick.")
+    reuse: tuple[str, ...] = Field(
+        (),
+        description="folders of runs whose trained blocks and evaluated candidates are taken over where they match",
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -221,6 +225,7 @@ def recipe_hash(recipe: Recipe) -> str:
         "name": True,
         "picks": True,
         "export": True,
+        "reuse": True,
         "search": {"num_candidates", "workers", "max_failures"},
     }
     text = json.dumps(recipe.model_dump(mode="json", exclude=exclude), sort_keys=True, separators=(",", ":"))
