@@ -69,7 +69,7 @@ def check_rounds(folder: Path, rounds: int, seed: int) -> None:
 
 
 def test_writers_are_killed_at_random_times(tmp_path):
-    check_rounds(tmp_path, rounds=5, seed=1)
+    check_rounds(tmp_path, rounds=3, seed=1)
 
 
 @pytest.mark.slow
@@ -108,6 +108,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_under_three_writers(small_disk):
     store, ballast = small_disk / "store", small_disk / "ballast"
     ballast.write_bytes(b"\0" * 500_000)
