@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nas.run_data import MAX_DRAWN, Candidate, RunData, contradicting
 
@@ -105,11 +105,11 @@ def errors_pct(run: RunData) -> tuple[float, float] | None:
     return (median(errors), max(errors)) if errors else None
 
 
-def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+def kendall_tau(first: ArrayLike, second: ArrayLike) -> float | None:
     """Kendall's tau-b; None when a side is constant or has fewer than two values."""
     from scipy.stats import kendalltau
 
-    if len(first) < 2:
+    if np.size(first) < 2:
         return None
     tau = float(kendalltau(first, second).statistic)
     return None if np.isnan(tau) else tau

@@ -222,7 +222,7 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
     if run.recipe.reuse:
         with progress.phase("reuse") as phase:
             for taken in reuse_candidates(run, predicted):
-                phase.advance(taken.candidates, **{"of": taken.finished, "from": taken.run})
+                phase.advance(taken.candidates, **{"": f"of {taken.finished:,} finished ones of {taken.run}"})
     budgets, sweep = run.recipe.picks, run.recipe.search.model_dump()
     # Candidates to evaluate are new ones.
     sweep["num_candidates"] += num_reused(run.store)

@@ -34,17 +34,17 @@ def read_candidates(path: Path, wanted: Collection[str]) -> tuple[tuple[Candidat
     order = _floats(frame, "order")
     order = np.where(np.isfinite(order), order, np.arange(len(frame)))
     place = np.argsort(order, kind="stable")
-    frame, order = frame.iloc[place], order[place].astype(np.int64)
+    frame, orders = frame.iloc[place], order[place].astype(np.int64)
     values = np.stack([_floats(frame, name) for name in ("latent_error", "latency_ms", "num_params")], axis=1)
     for name, column in (("latency_ms", values[:, 1]), ("num_params", values[:, 2])):
         needed(column[np.argmin(np.isfinite(column))], name)
     done = (frame["outcome"].to_numpy(dtype=object) == DONE) & np.isfinite(values[:, 0])
     rows, failed = np.flatnonzero(done), np.flatnonzero(~done)
     ids = frame["id"].to_numpy(dtype=object)
-    columns = Columns(ids[rows], values[rows], _floats(frame, "prior")[rows], order[rows], len(failed))
+    columns = Columns(ids[rows], values[rows], _floats(frame, "prior")[rows], orders[rows], len(failed))
     shown = np.union1d(rows[columns.drawn(wanted)], failed[:MAX_FAILED])
     records = frame.iloc[shown].to_dict("records")
-    return tuple(_candidate(row, int(number)) for row, number in zip(records, order[shown], strict=True)), columns
+    return tuple(_candidate(row, int(number)) for row, number in zip(records, orders[shown], strict=True)), columns
 
 
 def _floats(frame: pd.DataFrame, name: str) -> Floats:

@@ -99,7 +99,7 @@ def read_run(folder: Path | str) -> RunData:
         return value
 
     config = part("config", _read_yaml, None)
-    picks = part("picks", _read_picks, ())
+    picks: tuple[Pick, ...] = part("picks", _read_picks, ())
     wanted = frozenset(pick.candidate_id for pick in picks)
     found = part("candidates", lambda path: read_candidates(path, wanted), None)
     candidates, columns = found or ((), None)
