@@ -10,7 +10,8 @@ one is missed, and named.
 
 Figures: `open` is `CandidateStore(folder).counts()`, imports included; `front from nothing` reads the objectives of all
 and takes front and hypervolume; `front update` adds the last 20,000 to the front of the others one by one, `hard` adds
-20,000 points of a sphere's octant, of which none dominates another; `append` is one record with its wait for the disk.
+20,000 points of a sphere's octant, of which none dominates another; `append` is one record with its wait for the disk,
+`first append` the first of a process.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def measure(run_dir: Path) -> dict[str, Any]:
     pattern = store.at(np.array([0]))[0]
     names = [f"new-{time.time_ns()}-{i}" for i in range(NUM_APPENDED)]
     new = [pattern.model_copy(update={"candidate": name, "trial": name, "outcome": "failed"}) for name in names]
-    timed("append", lambda: [store.append(record) for record in new], len(new))
+    timed("first_append", lambda: store.append(new[0]))  # which sorts the keys of all
+    timed("append", lambda: [store.append(record) for record in new[1:]], len(new) - 1)
     timed("tables", lambda: export_tables(run_dir))
     path = timed("report", lambda: write_report(run_dir))
     figures["report_mb"] = path.stat().st_size / 1e6
@@ -167,6 +169,7 @@ def render(figures: dict[str, Any]) -> str:
         ("front_from_nothing_s", "front from nothing"),
         ("front_update_ms", "front update"),
         ("front_update_hard_ms", "front update, hard"),
+        ("first_append_s", "first append"),
         ("append_ms", "append"),
         ("tables_s", "candidates.parquet and .csv"),
         ("report_s", "report"),

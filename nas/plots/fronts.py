@@ -101,7 +101,7 @@ def hypervolume_history(run: RunData) -> go.Figure:
     figure.add_scatter(
         x=data.evaluations,
         y=data.values,
-        mode="lines+markers",
+        mode="lines+markers" if len(data.values) <= 200 else "lines",
         line={"color": style.BLUE, "shape": "hv", "width": 2},
         marker={"size": 5},
         text=text,
