@@ -117,7 +117,7 @@ def test_of_many_candidates_all_count_and_some_are_drawn(tmp_path: Path) -> None
     from nas.plots import data
     from nas.report import write_report
 
-    rows = synthetic_run.candidate_rows(np.random.default_rng(5), 4_000)
+    rows = synthetic_run.candidate_rows(np.random.default_rng(5), 3_000)
     for row in rows[100:400]:
         row |= {"outcome": "failed", "latent_error": float("nan"), "reason": "made up"}
     folder = synthetic_run.make_run(tmp_path / "run")

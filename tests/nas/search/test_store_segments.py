@@ -68,7 +68,7 @@ def names(folder):
 
 
 @given(st.lists(any_record, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_table_gives_its_records_back(records):
     assert table_to_records(records_to_table(records)) == records
 
