@@ -64,12 +64,20 @@ def search(
     address: Address = None,
     max_latency_ms: MaxLatency = None,
     max_params: MaxParams = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="Take over trained blocks and evaluated candidates of another run; repeatable."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Run the whole loop: calibrate, distill, search, pick, align, export, report."""
     budgets = {"picks.max_latency_ms": max_latency_ms, "picks.max_params": max_params}
     extra = [f"{key}={value}" for key, value in budgets.items() if value is not None]
+    if reuse:
+        extra.append(f"reuse={dumps([str(find_run(text).resolve()) for text in reuse])}")
     recipe = _recipe(config, [*(set_ or []), *extra], teacher, name)
     run_dir = run or Path("runs") / recipe.name
     with resumable(run_dir):

@@ -162,6 +162,10 @@ class Recipe(Section):
     )
     finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
     export: Export = Field(Export(), description="What is written for each pick.")
+    reuse: tuple[str, ...] = Field(
+        (),
+        description="folders of runs whose trained blocks and evaluated candidates are taken over where they match",
+    )
 
 
 class _Loader(yaml.SafeLoader):
