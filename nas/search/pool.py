@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.settings import MAX_TABLE, Floats, Indices, KnownCosts, SweepSettings, table_or_sample
+from nas.search.decisions import DecisionSpace, members
+from nas.search.settings import MAX_TABLE, Costs, Floats, Indices, SweepSettings, table_or_sample
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace
 
 
 class Pool:
@@ -20,16 +20,14 @@ class Pool:
         UserError: no candidate of the space is within the limits; the reachable range is named.
     """
 
-    def __init__(self, space: SearchSpace, costs: KnownCosts, settings: SweepSettings) -> None:
+    def __init__(self, space: DecisionSpace, costs: Costs, settings: SweepSettings) -> None:
         self._space, self._costs, self._settings = space, costs, settings
         self._taken: set[int] = set()
         seen = table_or_sample(space, settings.seed)
         values = costs.matrix(seen)
         if not np.isfinite(values).all():
             bad = seen[int(np.argmin(np.isfinite(values).all(axis=1)))]
-            raise UserError(
-                f"candidate {space.decode(bad)} has no finite predicted latency and parameters; calibrate again"
-            )
+            raise UserError(f"candidate {bad.tolist()} has no finite predicted latency and parameters; calibrate again")
         self.cost_bounds: tuple[Floats, Floats] = (values.min(axis=0), values.max(axis=0))
         """Least and largest (latency_ms, num_params) of the space (of a sample, if it is large)."""
         allowed = self._within(values)
@@ -55,7 +53,7 @@ class Pool:
         if self._settings.max_params is not None:
             asked.append(f"max_params = {self._settings.max_params:,}")
         return (
-            f"no candidate of search space {self._space.name!r} is within {' and '.join(asked)}; it reaches from "
+            f"no candidate of the search space is within {' and '.join(asked)}; it reaches from "
             f"{low[0]:.4g} to {high[0]:.4g} ms and from {low[1]:,.0f} to {high[1]:,.0f} parameters; raise the limit"
         )
 
@@ -91,6 +89,8 @@ class Pool:
 
     def is_open(self, vector: Indices) -> bool:
         """Whether the candidate may be proposed."""
+        if not bool(members(self._space, vector[None])[0]):
+            return False
         rank = int(self._space.rank(vector[None])[0])
         if self._table is not None:
             return bool(self._open[rank])

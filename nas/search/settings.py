@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces.space import SearchSpace
+from nas.search.decisions import DecisionSpace
 
-SamplerName = Literal["random", "nsga2", "tpe", "gp"]
+SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi"]
 
 Metrics = dict[str, float]
 Indices = NDArray[np.int64]
@@ -48,6 +48,13 @@ class SweepSettings(BaseModel):
     """Written into every record; finished records with another hash are refused."""
 
 
+class Costs(Protocol):
+    """What is known of every candidate before any evaluation."""
+
+    def matrix(self, indices: Indices) -> Floats:
+        """Known objectives (N, known) of an index matrix (N, decisions)."""
+
+
 @dataclass(frozen=True)
 class KnownCosts:
     """What every candidate costs, known before any evaluation: index matrices (N, stages) to arrays (N,)."""
@@ -69,7 +76,7 @@ class KnownCosts:
         return np.stack([np.asarray(latency, np.float64), np.asarray(params, np.float64)], axis=1)
 
 
-def table_or_sample(space: SearchSpace, seed: int) -> Indices:
+def table_or_sample(space: DecisionSpace, seed: int) -> Indices:
     """All candidates of a space (N, stages), or SAMPLE_SIZE random ones of a space of more than MAX_TABLE."""
     if space.num_candidates <= MAX_TABLE:
         return space.enumerate()

@@ -1,0 +1,79 @@
+"""Any sampler of the recipe on a table: an Optuna study in memory, asked for rows and told what the table says."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.trial import TrialState
+
+from nas.search.decisions import distributions, vector_of
+from nas.search.pool import Pool
+from nas.search.sampler import ExhaustedError, make_sampler
+from nas.search.settings import Floats, Indices, SamplerName, SweepSettings
+from nas.search.simulation import Exhausted
+from nas.search.table import CandidateTable
+
+
+class _Known:
+    """The known objectives of a table; see :class:`nas.search.settings.Costs`."""
+
+    def __init__(self, table: CandidateTable) -> None:
+        self._table = table
+
+    def matrix(self, indices: Indices) -> Floats:
+        return self._table.known_costs(indices)
+
+
+class StudyDoor:
+    """The way to a sampler by its name, see :class:`nas.search.simulation.Door`.
+
+    The sampler is told only what a sweep would know: known objectives of every row, the others of evaluated ones.
+    The same seed, and the same ends in the same order, give the same rows.
+
+    Args:
+        table: whose rows are asked for.
+        sampler: its name in the recipe.
+        seed: of the sampler.
+        repeats: let the sampler propose what it has proposed before, as Optuna's own do; else the nearest candidate
+            that it has not proposed is taken instead, as in a sweep.
+
+    Raises:
+        UserError: an unknown sampler, or one whose library is not installed.
+    """
+
+    def __init__(self, table: CandidateTable, sampler: SamplerName, seed: int, repeats: bool = False) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._table, self._repeats = table, repeats
+        self._pool = Pool(table.space, _Known(table), SweepSettings(seed=seed))
+        self._study = optuna.create_study(
+            directions=["minimize"] * len(table.objectives),
+            sampler=make_sampler(sampler, table.space, seed, self._pool),
+        )
+        self._distributions = distributions(table.space)
+        self._numbers: dict[int, list[int]] = {}
+
+    def ask(self) -> int:
+        """Row to evaluate next.
+
+        Raises:
+            Exhausted: every row has been proposed.
+        """
+        if self._pool.exhausted:
+            raise Exhausted
+        try:
+            trial = self._study.ask(self._distributions)
+        except ExhaustedError:
+            raise Exhausted from None
+        vector = vector_of(self._table.space, trial.params)
+        if not self._repeats:
+            self._pool.take(vector)
+        row = int(self._table.space.rank(vector[None])[0])
+        self._numbers.setdefault(row, []).append(trial.number)
+        return row
+
+    def tell(self, row: int, failed: bool) -> None:
+        """The evaluation of an asked row ended: with the table's objectives, or without a result."""
+        number = self._numbers[row].pop(0)
+        if failed:
+            self._study.tell(number, state=TrialState.FAIL)
+        else:
+            self._study.tell(number, [float(value) for value in self._table.values[row]])
