@@ -10,13 +10,14 @@ are shares of the true front's below the reference point: `worst`, the worst val
 `tight` (:meth:`nas.search.table.CandidateTable.reference`), which says more of the good end. None is told to a sampler.
 
 JSON: {"methods": {METHOD: {"hv": {N: {"median", "worst"}}, "evals_to": {SHARE: {"median", "worst"}}, "proposal_ms":
-{"median", "p90"}}}, "settings": {...}}; `ours` is the recipe's sampler `ehvi`. `nsga2`, `tpe` and
-`gp` are Optuna's NSGAIISampler (population 16), TPESampler (multivariate) and GPSampler as they come: they may propose a
-candidate again, which costs an evaluation. `nsga2-unseen`, `tpe-unseen` and `gp-unseen` are the same inside the
-recipe's sweep, where the nearest candidate not yet proposed takes the place of a repeated one. Medians and worst are over seeds; null
-is a share that was not reached, or a number of evaluations beyond the budget; a method is null where its
-library is not installed. `proposal_ms` is processor time a proposal. With `--journal FILE` finished runs are kept and
-not repeated.
+{"median", "p90"}}}, "settings": {...}}. Medians and worst are over seeds; null is a share that was not reached, or a
+number of evaluations beyond the budget; a method is null where its library is not installed. `proposal_ms` is processor
+time a proposal. With `--journal FILE` finished runs are kept and not repeated.
+
+`ours` is the recipe's sampler `ehvi`. `nsga2`, `tpe` and `gp` are Optuna's NSGAIISampler (population 16), TPESampler
+(multivariate) and GPSampler as they come: they may propose a candidate again, which costs an evaluation.
+`nsga2-unseen`, `tpe-unseen` and `gp-unseen` are the same inside the recipe's sweep, where the nearest candidate not yet
+proposed takes the place of a repeated one.
 """
 
 from __future__ import annotations

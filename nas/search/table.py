@@ -25,6 +25,8 @@ REFERENCES: tuple[ReferenceName, ...] = ("worst", "tight")
 
 # A table with fewer than this share of its rows usable is not what its reader thinks it is.
 _MIN_USABLE = 0.5
+# The same front summed in another order.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,8 @@ class HypervolumeTracker:
         new = self._unit[row]
         if (new < self._ones).all() and not (self._front <= new).all(axis=1).any():
             self._front = np.vstack([self._front[~(new <= self._front).all(axis=1)], new])
-            self.share = min(1.0, hypervolume(self._front, self._ones) / self._all)
+            share = hypervolume(self._front, self._ones) / self._all
+            self.share = share if share < 1 - _ROUNDING else 1.0
         return self.share
 
 
