@@ -15,6 +15,8 @@ _COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.PURPLE
 _DASHES = ("solid", "dash", "dot", "dashdot")
 # Shares below this are drawn as this: a log axis has no zero.
 _LEAST_MISSING_PCT = 0.01
+# Room for a legend of two lines, which a narrow screen needs.
+_MARGIN = {"l": 56, "r": 16, "t": 52, "b": 48}
 
 
 def missing_over_time(found: Simulation) -> go.Figure:
@@ -36,7 +38,8 @@ def busy_over_time(found: Simulation) -> go.Figure:
     hours = [h for each in found.workers for h in each.over_time.hours]
     return style.layout(
         figure,
-        320,
+        340,
+        margin=_MARGIN,
         xaxis=style.axis("simulated hours", hours),
         yaxis=style.axis("workers evaluating (%)", [0, 100], range=[0, 104]),
     )
@@ -73,12 +76,14 @@ def hours_by_workers(found: Simulation, share: str) -> go.Figure:
 def _lines(found: Simulation, along: str, title: str) -> go.Figure:
     figure = _figure()
     every: list[float] = []
+    least = 100.0
     for number, each in enumerate(found.workers):
         x = getattr(each.over_time, along)
         missing = [max(_LEAST_MISSING_PCT, 100 * (1 - share)) for share in each.over_time.hypervolume]
         # Nothing ended yet: no place on a log axis, and no news.
         points = [(a, b) for a, b in zip(x, missing, strict=True) if a > 0]
         every += [a for a, _ in points]
+        least = min(least, *missing)
         figure.add_scatter(
             x=[a for a, _ in points],
             y=[b for _, b in points],
@@ -87,9 +92,9 @@ def _lines(found: Simulation, along: str, title: str) -> go.Figure:
     for share in (95, 99):
         figure.add_hline(y=100 - share, line={"color": style.FAINT, "width": 1, "dash": "dot"})
     figure.update_layout(
-        xaxis=style.axis(title, every), yaxis=style.axis("hypervolume still missing (%)", [_LEAST_MISSING_PCT, 100])
+        xaxis=style.axis(title, every), yaxis=style.axis("hypervolume still missing (%)", [min(least, 1.0), 100])
     )
-    return style.layout(figure, 360)
+    return style.layout(figure, 380, margin=_MARGIN)
 
 
 def _line(number: int, each: WithWorkers, hover: str, shape: str = "linear") -> dict[str, Any]:

@@ -33,7 +33,7 @@ def sentences(found: Simulation) -> list[str]:
         f"Sampler {settings.sampler}, {found.seeds} seed{'' if found.seeds == 1 else 's'}; an evaluation takes "
         f"{duration(found.median_seconds)} (median over the table), a proposal {settings.proposal_ms:g} ms of one "
         "driver.",
-        *(f"{note[0].upper()}{note[1:]}." for note in found.notes),
+        *(f"{note}." for note in found.notes),
     ]
     if settings.failures:
         said.append(f"{100 * settings.failures:g} % of the evaluations fail, at a random point of their time.")
@@ -74,11 +74,14 @@ def whole(value: OverSeeds) -> str:
     """Numbers of evaluations."""
     if value.median is None:
         return NONE
-    worst = NONE if value.worst is None else f"{value.worst:,.0f}"
-    return f"{value.median:,.0f} ({worst})"
+    worst = "not reached" if value.worst is None else f"{value.worst:,.0f}"
+    median = f"{value.median:,.0f}"
+    return median if worst == median else f"{median} ({worst})"
 
 
 def _head(found: Simulation) -> str:
+    from nas.plots.simulation import workers_text
+
     share = target_share(found)
     reached = [each for each in found.workers if each.reached[share].hours.median is not None]
     fastest = min(reached, key=lambda each: each.reached[share].hours.median or 0.0) if reached else None
@@ -92,7 +95,7 @@ def _head(found: Simulation) -> str:
             (
                 f"{100 * float(share):g} % soonest",
                 duration((fastest.reached[share].hours.median or 0.0) * 3600),
-                f"with {fastest.num_workers:,} workers",
+                f"with {workers_text(fastest.num_workers)}",
             )
         )
     first, *rest = sentences(found)
@@ -130,7 +133,7 @@ def _workers(found: Simulation) -> str:
     )
     rows = [_row(each, share) for each in found.workers]
     head = (
-        "workers",
+        "with",
         f"evaluations to {name}",
         f"time to {name}",
         "worker-hours",
@@ -140,7 +143,7 @@ def _workers(found: Simulation) -> str:
         "utilisation",
         "hypervolume",
     )
-    table = page.table(head, rows, [True] * len(head), cards=True)
+    table = page.table(head, rows, [False] + [True] * (len(head) - 1), cards=True)
     return page.section(
         "workers",
         "What more workers bring",
@@ -151,10 +154,12 @@ def _workers(found: Simulation) -> str:
 
 
 def _row(each: WithWorkers, share: str) -> list[str]:
+    from nas.plots.simulation import workers_text
+
     reached = each.reached[share]
     cost = reached.worker_hours.median
     return [
-        f"{each.num_workers:,}",
+        workers_text(each.num_workers),
         whole(reached.evaluations),
         hours(reached.hours),
         NONE if cost is None else f"{cost:,.1f}",

@@ -210,7 +210,8 @@ def _speed_up(fewest: WithWorkers | None, reached: Mapping[str, Reached]) -> flo
 
 
 def _over_time(traces: Sequence[Trace]) -> OverTime:
-    first = min(float(trace.ended_s[0]) for trace in traces)
+    # From the first evaluation's start, or soon after it: times are looked at in decades, which have no zero.
+    first = min(max(float(trace.started_s.min()), float(trace.ended_s[0]) / 100) for trace in traces)
     last = max(trace.seconds for trace in traces)
     seconds = np.geomspace(first, last, _NUM_TIMES) if last > first else np.array([first])
     # Rounding must not put the last time before the last end.
