@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 
+class ExhaustedError(Exception):
+    """No candidate is left to propose."""
+
+
 class DecisionLike(Protocol):
     """One decision: an Optuna parameter where it has a choice."""
 
@@ -105,6 +109,8 @@ class GridSpace:
                 raise UserError(f"decision {shown(name)} has a value twice: {shown(list(given))}; give each once")
         self._decisions = tuple(GridDecision(name, tuple(given)) for name, given in values.items())
         self._sizes = tuple(len(decision.values) for decision in self._decisions)
+        self.distributions: dict[str, BaseDistribution] = {}
+        """Optuna distributions of decisions that are not categories."""
 
     @classmethod
     def from_distributions(cls, distributions: Mapping[str, BaseDistribution]) -> GridSpace:
@@ -113,7 +119,9 @@ class GridSpace:
         Raises:
             UserError: a distribution without end, or a logarithmic integer one.
         """
-        return cls({name: _values(name, distribution) for name, distribution in distributions.items()})
+        space = cls({name: _values(name, distribution) for name, distribution in distributions.items()})
+        space.distributions = dict(distributions)
+        return space
 
     @property
     def decisions(self) -> tuple[GridDecision, ...]:
@@ -253,9 +261,16 @@ def members(space: DecisionSpace, matrix: Indices) -> NDArray[np.bool_]:
 
 
 def distributions(space: DecisionSpace) -> dict[str, BaseDistribution]:
-    """Optuna parameters of a space: every decision with a choice, its values as categories."""
+    """Optuna parameters of a space: every decision with a choice, its values as categories.
+
+    A grid made of distributions has those.
+    """
     from optuna.distributions import CategoricalDistribution
 
+    given = space.distributions if isinstance(space, GridSpace) else {}
+    names = [decision.name for decision in space.free_decisions]
+    if given:
+        return {name: given[name] for name in names}
     return {decision.name: CategoricalDistribution(decision.values) for decision in space.free_decisions}
 
 

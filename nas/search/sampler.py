@@ -13,17 +13,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.search.decisions import DecisionSpace, distributions, params_of, vector_of
-from nas.search.pool import Pool
+from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of, vector_of
+from nas.search.known_cost_sampler import KnownCostSampler
+from nas.search.pool import OpenCandidates
 from nas.search.qlognehvi import QLogNehviSampler, check_installed
-from nas.search.settings import Indices, SamplerName
+from nas.search.settings import KnownObjectives, SamplerName
 from search_spaces.errors import UserError
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
-
-
-class ExhaustedError(Exception):
-    """No candidate is left to propose."""
 
 
 class UnseenSampler(BaseSampler):
@@ -33,7 +30,7 @@ class UnseenSampler(BaseSampler):
     what it evaluates.
     """
 
-    def __init__(self, inner: BaseSampler, space: DecisionSpace, pool: Pool, seed: int) -> None:
+    def __init__(self, inner: BaseSampler, space: DecisionSpace, pool: OpenCandidates, seed: int) -> None:
         self.inner = inner
         self.queue: deque[Indices] = deque()
         self._space, self._pool = space, pool
@@ -107,19 +104,29 @@ def check_sampler(name: str) -> SamplerName:
     raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
 
 
-def make_sampler(name: SamplerName, space: DecisionSpace, seed: int, pool: Pool) -> UnseenSampler:
+def make_sampler(
+    name: SamplerName,
+    space: DecisionSpace,
+    seed: int,
+    pool: OpenCandidates,
+    known: KnownObjectives | None = None,
+    repeat_failed: bool = False,
+) -> UnseenSampler:
     """A sampler that proposes only open candidates of the pool.
 
     Args:
         name: `random`; `nsga2` (population 16, for sweeps of tens to hundreds); `tpe` (multivariate); `gp` (Gaussian
-            processes with expected hypervolume improvement, half a second to several seconds a proposal); `qlognehvi`
-            (BoTorch's, extra `botorch`).
+            processes with expected hypervolume improvement, half a second to several seconds a proposal);
+            `qlognehvi` (BoTorch's, from the extra `botorch`); `ehvi`
+            (:class:`~nas.search.known_cost_sampler.KnownCostSampler`: spends no evaluation on what is known).
         space: where the candidates are from.
         seed: the same seed and the same results give the same proposals.
         pool: what may be proposed.
+        known: what is known of every candidate; only `ehvi` needs it, and only it uses it.
+        repeat_failed: for `ehvi`, whether candidates whose trials failed may be proposed again, if the pool has them.
 
     Raises:
-        UserError: unknown name, or one whose library is not installed.
+        UserError: unknown name, one whose library is not installed, or `ehvi` without known objectives.
     """
     check_sampler(name)
     with warnings.catch_warnings():
@@ -136,6 +143,25 @@ def make_sampler(name: SamplerName, space: DecisionSpace, seed: int, pool: Pool)
             )
         elif name == "gp":
             inner = optuna.samplers.GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
+        elif name == "ehvi":
+            if known is None:
+                raise UserError(
+                    "sampler 'ehvi' needs objectives that are known beforehand; "
+                    f"without any, legal are {', '.join(other for other in SAMPLERS if other != 'ehvi')}"
+                )
+            inner = KnownCostSampler(
+                space,
+                known.costs,
+                known.known,
+                seed=seed,
+                prior=known.prior,
+                features=known.features,
+                reference=known.reference,
+                decades=known.decades,
+                allowed=pool.feasible,
+                is_open=pool.is_open,
+                repeat_failed=repeat_failed,
+            )
         else:
             inner = QLogNehviSampler(space, seed)
     return UnseenSampler(inner, space, pool, seed)

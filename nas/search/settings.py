@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from nas.pareto import REFERENCE
 from nas.search.decisions import DecisionSpace
 
-SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi"]
+SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"]
 
 Metrics = dict[str, float]
 Indices = NDArray[np.int64]
@@ -48,11 +49,21 @@ class SweepSettings(BaseModel):
     """Written into every record; finished records with another hash are refused."""
 
 
-class Costs(Protocol):
-    """What is known of every candidate before any evaluation."""
+@dataclass(frozen=True)
+class KnownObjectives:
+    """What a study's candidates are known to have, for the samplers that use it.
 
-    def matrix(self, indices: Indices) -> Floats:
-        """Known objectives (N, known) of an index matrix (N, decisions)."""
+    The fields are the arguments of the same names of :class:`nas.search.known_cost_sampler.KnownCostSampler`.
+    """
+
+    costs: Callable[[Indices], Any]
+    """Index matrices (N, decisions) to (N, known objectives), minimised."""
+    known: tuple[bool, ...]
+    """For each objective of the study whether it is known."""
+    prior: Callable[[Indices], Any] | None = None
+    features: Callable[[Indices], Any] | None = None
+    reference: tuple[float | None, ...] | None = None
+    decades: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,26 @@ class KnownCosts:
         """Latency in ms and parameters (N, 2)."""
         latency, params = self.latency_ms(indices), self.num_params(indices)
         return np.stack([np.asarray(latency, np.float64), np.asarray(params, np.float64)], axis=1)
+
+    def known_objectives(
+        self, bounds: tuple[Floats, Floats], prior: Callable[[Indices], Any] | None = None
+    ) -> KnownObjectives:
+        """The sweep's three objectives as samplers see them, by the reference rule of :mod:`nas.pareto`.
+
+        Args:
+            bounds: least and largest (latency, parameters) of the space.
+            prior: predicted error (N,).
+        """
+        low, high = bounds
+        ends = low + REFERENCE * (high - low)
+        return KnownObjectives(
+            costs=self.matrix,
+            known=(False, True, True),
+            prior=prior,
+            features=self.num_macs,
+            reference=(None, *(float(end) for end in ends)),
+            decades=(True, False, False),
+        )
 
 
 def table_or_sample(space: DecisionSpace, seed: int) -> Indices:

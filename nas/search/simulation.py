@@ -16,13 +16,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.search.decisions import ExhaustedError
 from nas.search.settings import Floats
 from nas.search.table import CandidateTable, ReferenceName
 from search_spaces.errors import UserError
-
-
-class Exhausted(Exception):
-    """Nothing is left to propose."""
 
 
 class Door(Protocol):
@@ -32,7 +29,7 @@ class Door(Protocol):
         """Row to evaluate next, none twice.
 
         Raises:
-            Exhausted: every row has been proposed.
+            ExhaustedError: every row has been proposed.
         """
 
     def tell(self, row: int, failed: bool) -> None:
@@ -221,7 +218,7 @@ def simulate(
         clock = time.process_time()
         try:
             row = door.ask()
-        except Exhausted:
+        except ExhaustedError:
             going = False
             continue
         cpu_s.append(time.process_time() - clock)

@@ -5,22 +5,11 @@ from __future__ import annotations
 import optuna
 from optuna.trial import TrialState
 
-from nas.search.decisions import distributions, vector_of
-from nas.search.pool import Pool
-from nas.search.sampler import ExhaustedError, make_sampler
-from nas.search.settings import Floats, Indices, SamplerName, SweepSettings
-from nas.search.simulation import Exhausted
+from nas.search.decisions import ExhaustedError, distributions, vector_of
+from nas.search.pool import OpenCandidates
+from nas.search.sampler import make_sampler
+from nas.search.settings import KnownObjectives, SamplerName
 from nas.search.table import CandidateTable
-
-
-class _Known:
-    """The known objectives of a table; see :class:`nas.search.settings.Costs`."""
-
-    def __init__(self, table: CandidateTable) -> None:
-        self._table = table
-
-    def matrix(self, indices: Indices) -> Floats:
-        return self._table.known_costs(indices)
 
 
 class StudyDoor:
@@ -43,10 +32,12 @@ class StudyDoor:
     def __init__(self, table: CandidateTable, sampler: SamplerName, seed: int, repeats: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._table, self._repeats = table, repeats
-        self._pool = Pool(table.space, _Known(table), SweepSettings(seed=seed))
+        self._pool = OpenCandidates(table.space)
         self._study = optuna.create_study(
             directions=["minimize"] * len(table.objectives),
-            sampler=make_sampler(sampler, table.space, seed, self._pool),
+            sampler=make_sampler(
+                sampler, table.space, seed, self._pool, KnownObjectives(table.known_costs, table.known)
+            ),
         )
         self._distributions = distributions(table.space)
         self._numbers: dict[int, list[int]] = {}
@@ -55,14 +46,11 @@ class StudyDoor:
         """Row to evaluate next.
 
         Raises:
-            Exhausted: every row has been proposed.
+            ExhaustedError: every row has been proposed.
         """
         if self._pool.exhausted:
-            raise Exhausted
-        try:
-            trial = self._study.ask(self._distributions)
-        except ExhaustedError:
-            raise Exhausted from None
+            raise ExhaustedError
+        trial = self._study.ask(self._distributions)
         vector = vector_of(self._table.space, trial.params)
         if not self._repeats:
             self._pool.take(vector)

@@ -5,9 +5,16 @@ import optuna
 import pytest
 
 from nas.search import KnownCosts, SweepSettings
-from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.pool import Pool
-from nas.search.sampler import SAMPLERS, ExhaustedError, check_sampler, make_sampler
+from nas.search.sampler import (
+    SAMPLERS,
+    ExhaustedError,
+    check_sampler,
+    distributions,
+    make_sampler,
+    params_of,
+    vector_of,
+)
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 from search_spaces.space_file import load_space
@@ -36,7 +43,7 @@ def drive(name, space, num, seed=0, settings=None, ask_ahead=1):
     """Evaluate `num` candidates; returns their vectors in order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pool = Pool(space, COSTS, settings or SweepSettings())
-    sampler = make_sampler(name, space, seed, pool)
+    sampler = make_sampler(name, space, seed, pool, COSTS.known_objectives(pool.cost_bounds))
     study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
     seen, waiting = [], []
     while len(seen) < num:
@@ -127,7 +134,7 @@ def test_params_round_trip():
 
 
 def test_unknown_sampler_and_impossible_limits_are_one_line():
-    with pytest.raises(UserError, match="unknown sampler 'cma'; legal are random, nsga2, tpe, gp, qlognehvi"):
+    with pytest.raises(UserError, match="unknown sampler 'cma'; legal are random, nsga2, tpe, gp, qlognehvi, ehvi"):
         make_sampler("cma", SMALL, 0, Pool(SMALL, COSTS, SweepSettings()))
     with pytest.raises(UserError, match=r"max_latency_ms = 3; it reaches from 5 to 9 ms and from 79 to 100 parameters"):
         Pool(SMALL, COSTS, SweepSettings(max_latency_ms=3))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.decisions import GridSpace
-from nas.search.simulation import Durations, Exhausted, Schedule, simulate
+from nas.search.decisions import ExhaustedError, GridSpace
+from nas.search.simulation import Durations, Schedule, simulate
 from nas.search.simulation_study import SimulationSettings, over_seeds, study
 from nas.search.table import CandidateTable, TableSource
 from search_spaces.errors import UserError
@@ -33,7 +33,7 @@ class InOrder:
 
     def ask(self) -> int:
         if not self.rows:
-            raise Exhausted
+            raise ExhaustedError
         self.log.append(("ask", self.rows[0]))
         return self.rows.popleft()
 

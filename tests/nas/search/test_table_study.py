@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.search.decisions import ExhaustedError
 from nas.search.sampler import SAMPLERS, check_sampler
-from nas.search.simulation import Durations, Exhausted, Schedule, simulate
+from nas.search.simulation import Durations, Schedule, simulate
 from nas.search.table import CandidateTable, read_table
 from nas.search.table_study import StudyDoor
 from search_spaces.errors import UserError
@@ -50,7 +51,7 @@ def test_every_row_once_and_then_nothing(name: str, table: CandidateTable) -> No
             row = waiting.pop(0)
             door.tell(row, failed=len(seen) % 5 == 0)
     assert sorted(seen) == list(range(len(table)))
-    with pytest.raises(Exhausted):
+    with pytest.raises(ExhaustedError):
         door.ask()
 
 
