@@ -24,7 +24,7 @@ def simulate(
         str | None, typer.Option(help="Those known for every candidate; without it, all but the first.")
     ] = None,
     error_from: Annotated[str | None, typer.Option(help="Column of accuracies that the error is made from.")] = None,
-    sampler: Annotated[str, typer.Option(help="Who proposes: a sampler of the recipe.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help="Who proposes: a sampler of the recipe.")] = "ehvi",
     workers: Annotated[str, typer.Option(help="Numbers of workers, by commas.")] = "1,10,100,1000",
     evaluations: Annotated[int, typer.Option(min=1, help="Evaluations at most, with each number of workers.")] = 2000,
     until: Annotated[
