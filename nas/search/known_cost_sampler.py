@@ -53,7 +53,7 @@ class KnownCostSampler(BaseSampler):
         space: the candidates; parameters are its decisions with a choice.
         costs: index matrices (N, decisions) to (N, known objectives), each minimised.
         known: for each objective of the study whether it is known; the known ones in the order of `costs`.
-        seed: of every random choice; None: from the clock.
+        seed: of every random choice; None: from the system's entropy.
         prior: predicted unknown objective (N,), or several (N, P), of index matrices, as far as anything is known:
             information for the surrogate, which learns how far to trust it.
         features: further known numbers (N, F) that are no objectives.
@@ -96,7 +96,7 @@ class KnownCostSampler(BaseSampler):
         for name, given in (("reference", reference), ("decades", decades)):
             if given is not None and len(given) != len(self._known):
                 raise UserError(f"{name} has {len(given)} entries for {len(self._known)} objectives; give one for each")
-        self._space, self._seed = space, int(np.random.SeedSequence().entropy % 2**31) if seed is None else seed
+        self._space, self._seed = space, _from_entropy() if seed is None else seed
         self._design_seed = self._seed
         self._costs, self._prior, self._extra = costs, prior, features
         self._allowed, self._is_open, self._draw = allowed, is_open, draw
@@ -157,7 +157,7 @@ class KnownCostSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Another seed for random choices (Optuna calls this for parallel threads); the first candidates stay."""
-        self._seed = int(np.random.SeedSequence().entropy % 2**31)
+        self._seed = _from_entropy()
         self._independent.reseed_rng()
 
     def _check(self, study: optuna.Study) -> None:
@@ -282,6 +282,10 @@ class KnownCostSampler(BaseSampler):
             num_initial=self._num_initial,
             settings=self._settings,
         )
+
+
+def _from_entropy() -> int:
+    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def _decades(value: float) -> float:

@@ -141,12 +141,12 @@ class Proposer:
         best = points[met][front(points[met])] if met.any() else points[:0]
         boxes = nondominated_boxes(best, limit)
         axes = range(self._num_unknown, points.shape[1])
-        measured = [self._constraints[name] for name in seen.constraints if self._constraints[name].fitted is not None]
+        constraints = [self._constraints[name] for name in seen.constraints if self._constraints[name].fitted]
 
         def score(candidates: Candidates, keep: bool = False) -> Floats:
             predicted = [surrogate.predict(candidates.features, keep) for surrogate in self._surrogates]
             gain = expected_improvement(boxes, candidates.costs, axes, predicted)
-            for surrogate in measured:
+            for surrogate in constraints:
                 gain *= surrogate.predict(candidates.features, keep).probability_below(0.0)
             return gain
 
@@ -162,7 +162,7 @@ class Proposer:
         row = int(rng.choice(np.flatnonzero(gain == gain.max())))
         own = candidates.features[[row]]
         quantiles = [surrogate.predict(own).quantiles(0, (-_Z90, 0.0, _Z90)) for surrogate in self._surrogates]
-        feasible = [float(surrogate.predict(own).probability_below(0.0)[0]) for surrogate in measured]
+        feasible = [float(surrogate.predict(own).probability_below(0.0)[0]) for surrogate in constraints]
         return Proposal(
             vector=tuple(candidates.matrix[row].tolist()),
             phase="improvement",
@@ -171,7 +171,7 @@ class Proposer:
             expected_improvement=float(gain[row]),
             hypervolume=hypervolume(best, limit),
             predicted=tuple((low, middle, high) for low, middle, high in quantiles),
-            feasible=float(np.prod(feasible)) if measured else None,
+            feasible=float(np.prod(feasible)) if constraints else None,
         )
 
     def _scan(self, score: Callable[..., Floats], taken: set[int], anew: bool) -> tuple[Candidates, Floats]:

@@ -7,6 +7,7 @@ point of P dominates; the expected hypervolume improvement is a sum over the box
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,5 +132,5 @@ def _cuts(points: Floats, reference: Floats) -> Boxes:
     return Boxes(np.concatenate(lower), np.concatenate(upper))
 
 
-def _boxes(lower: list[tuple[float, ...]], upper: list[tuple[float, ...]]) -> Boxes:
+def _boxes(lower: Sequence[tuple[float, ...]], upper: Sequence[tuple[float, ...]]) -> Boxes:
     return Boxes(np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.optimize import minimize
 
 from nas.search.surrogate.features import Group
 from nas.search.surrogate.kernel import Kernel
@@ -109,8 +110,6 @@ class Fit:
 
     def maximise(self, starts: Sequence[Floats] = (), max_evaluations: int = 60) -> Fitted:
         """The most probable numbers, from the prior's medians and from `starts`."""
-        from scipy.optimize import minimize
-
         best: tuple[float, Floats] | None = None
         bounds = [(c - 5 * s, c + 5 * s) for c, s in zip(self.center, self.spread, strict=True)]
         bounds[-1] = (math.log(1e-6), math.log(10.0))
@@ -121,7 +120,7 @@ class Fit:
                 jac=True,
                 method="L-BFGS-B",
                 bounds=bounds,
-                options={"maxfun": max_evaluations, "maxiter": max_evaluations, "ftol": 1e-6, "gtol": 1e-3},
+                options={"maxfun": max_evaluations, "maxiter": max_evaluations, "ftol": 1e-5, "gtol": 1e-2},
             )
             if best is None or found.fun < best[0]:
                 best = (float(found.fun), np.asarray(found.x))

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 # Numbers kept of a view: 240 MB. Beyond it, posteriors are computed in blocks and forgotten.
 _MAX_KEPT = 30_000_000
 _BLOCK = 8192
+# Up to so many observations a fit starts from the prior's medians as well as from the last fit.
+_FEW = 48
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SurrogateSettings:
     the candidate is evaluated again), or noise of the measurement."""
     refit_growth: float = 0.1
     """Numbers are fitted again when the observations have grown by this share."""
-    max_fit: int = 256
+    max_fit: int = 128
     """Most observations that numbers are fitted to."""
     max_observed: int = 1000
     """Most observations that a posterior starts from; the best half of more, and an even choice of the others."""
@@ -171,7 +173,11 @@ class Surrogate:
                 continue
             transform = Transform.of(y, name)
             fit = Fit(x, transform.forward(y), self._groups, self._linear, self._rates, self._settings.prior)
-            found = fit.maximise()
+            last = best[1] if best is not None else self.fitted
+            starts = [] if last is None else [last.theta]
+            if last is None or len(keep) <= _FEW:
+                starts.append(fit.center)
+            found = fit.maximise(starts)
             evidence = found.log_evidence + transform.log_density_change(y)
             if best is None or evidence > best[0]:
                 best = (evidence, found, transform)

@@ -24,7 +24,7 @@ class Process:
         self.kernel = kernel
         covariance = kernel(observed, observed)
         covariance.flat[:: len(observed) + 1] += kernel.noise + _JITTER
-        self._factor = _Growing(np.linalg.cholesky(covariance), square=True)
+        self._factor = _Growing(np.asarray(np.linalg.cholesky(covariance), dtype=np.float64), square=True)
         self._x = _Growing(observed)
 
     @property
