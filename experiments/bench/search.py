@@ -7,7 +7,8 @@ FILE (CSV or Parquet) has a column of architecture strings, one digit a decision
 minus `--error-from`. Samplers are told the `--known` objectives of every candidate, if they can use them, and the
 others of what they have evaluated. `--batch q`: q candidates are asked for, then all of them told. Hypervolumes
 are shares of the true front's below the reference point: `worst`, the worst value of each objective in the table, or
-`tight` (:meth:`nas.search.table.CandidateTable.reference`), which says more of the good end. None is told to a sampler.
+`tight` (:meth:`nas.search.table.CandidateTable.reference`), which says more of the good end. Samplers that
+take a reference point (`ours`, `qlognehvi`) are told it; with `--hide-reference` they choose their own.
 
 JSON: {"methods": {METHOD: {"hv": {N: {"median", "worst"}}, "evals_to": {SHARE: {"median", "worst"}}, "proposal_ms":
 {"median", "p90"}}}, "settings": {...}}. Medians and worst are over seeds; null is a share that was not reached, or a
@@ -58,6 +59,8 @@ class Job:
     budget: int
     batch: int
     reference: ReferenceName
+    told: bool = True
+    """Whether samplers that take a reference point are told it."""
 
     def key(self, digest: str) -> str:
         """Name of the run in a journal: everything that its result depends on, the table by its bytes."""
@@ -86,7 +89,13 @@ def run_job(job: Job) -> Run:
 
     table = _read(job.table)
     trace = simulate(
-        StudyDoor(table, sampler_name(job.method), job.seed, repeats=f"{job.method}-unseen" in UNSEEN),
+        StudyDoor(
+            table,
+            sampler_name(job.method),
+            job.seed,
+            f"{job.method}-unseen" in UNSEEN,
+            job.reference if job.told else None,
+        ),
         table,
         Durations.draw(table, seconds=1.0),
         Schedule(num_workers=job.batch, num_evaluations=job.budget),
@@ -193,6 +202,7 @@ def compare(
     batch: int = 1,
     reference: ReferenceName = "worst",
     processes: int = 1,
+    told: bool = True,
     journal: Path | None = None,
 ) -> dict[str, Any]:
     """The bench's JSON; see the module.
@@ -207,7 +217,7 @@ def compare(
             print(f"{method}: left out, {reason}", file=sys.stderr)
     table.tracker(reference)  # says at once what is wrong with the reference
     jobs = [
-        Job(arguments, method, seed, budget, batch, reference)
+        Job(arguments, method, seed, budget, batch, reference, told)
         for seed in range(seeds)
         for method in methods
         if missing[method] is None
@@ -226,7 +236,7 @@ def compare(
             "objectives": dict(
                 zip(table.objectives, ("known" if k else "evaluated" for k in table.known), strict=True)
             ),
-            "reference": {"name": reference, "point": table.reference(reference).tolist()},
+            "reference": {"name": reference, "point": table.reference(reference).tolist(), "told": told},
             "notes": list(table.notes),
             "seeds": seeds,
             "budget": budget,
@@ -252,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, default=200, help="evaluations of a run")
     parser.add_argument("--batch", type=int, default=1, help="evaluations at a time")
     parser.add_argument("--reference", choices=("worst", "tight"), default="worst")
+    parser.add_argument("--hide-reference", action="store_true", help="tell no sampler the reference point")
     parser.add_argument("--processes", type=int, default=num_cores())
     parser.add_argument("--journal", type=Path, default=None, help="file that keeps finished runs (JSON lines)")
     parser.add_argument("--json", action="store_true")
@@ -277,6 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.batch,
             given.reference,
             given.processes,
+            not given.hide_reference,
             given.journal,
         )
     except UserError as error:

@@ -45,20 +45,23 @@ class QLogNehviSampler(BaseSampler):
     """One Gaussian process per objective on one-hot decisions, qLogNEHVI over a pool of unseen candidates.
 
     The pool is the whole space up to 2,048 candidates, else the neighbours of the observed front and random
-    candidates. The first ten candidates are random. Pending trials are fantasised over (BoTorch's `X_pending`). The
-    reference point is BoTorch's own rule: a tenth of the observed front's range beyond its worst.
+    candidates. The first ten candidates are random. Pending trials are fantasised over (BoTorch's `X_pending`). Without
+    a reference point BoTorch's own rule has it: a tenth of the observed front's range beyond its worst.
 
     Args:
         space: whose candidates are proposed.
         seed: of the initial candidates, of the pools and of the quasi-random samples.
+        reference: of the hypervolume, in the units of the study; None, or any None in it: BoTorch's rule.
 
     Raises:
         UserError: BoTorch is not installed.
     """
 
-    def __init__(self, space: DecisionSpace, seed: int) -> None:
+    def __init__(self, space: DecisionSpace, seed: int, reference: Sequence[float | None] | None = None) -> None:
         check_installed()
         self._space, self._seed = space, seed
+        given = [value for value in reference or () if value is not None]
+        self._reference = np.array(given) if reference and len(given) == len(reference) else None
         self._rng = np.random.default_rng([seed, 3])
         self._independent = RandomSampler(seed=seed)
         sizes = np.array(space.sizes)
@@ -81,7 +84,7 @@ class QLogNehviSampler(BaseSampler):
             return params_of(self._space, pool[0] if len(pool) else self._space.sample(self._rng, 1)[0])
         values = np.array([each.values for each in done])
         signs = np.array([1.0 if way == optuna.study.StudyDirection.MAXIMIZE else -1.0 for way in study.directions])
-        return params_of(self._space, pool[self._best(pool, np.array(seen), np.array(pending), values * signs)])
+        return params_of(self._space, pool[self._best(pool, np.array(seen), np.array(pending), values, signs)])
 
     def _candidates(self, study: optuna.Study, seen: list[Indices], pending: list[Indices]) -> Indices:
         """Unseen candidates (M, decisions) in random order."""
@@ -100,7 +103,7 @@ class QLogNehviSampler(BaseSampler):
         pool = pool[~np.isin(self._space.rank(pool), taken)]
         return pool[self._rng.permutation(len(pool))]
 
-    def _best(self, pool: Indices, seen: Indices, pending: Indices, gains: Any) -> int:
+    def _best(self, pool: Indices, seen: Indices, pending: Indices, values: Any, signs: Any) -> int:
         import torch
         from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
         from botorch.fit import fit_gpytorch_mll
@@ -113,14 +116,16 @@ class QLogNehviSampler(BaseSampler):
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             torch.manual_seed(self._seed + len(seen))
-            spread = gains.std(axis=0)
-            y = torch.tensor((gains - gains.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
+            spread = values.std(axis=0)
+            scale = signs / np.where(spread > 0, spread, 1.0)
+            y = torch.tensor((values - values.mean(axis=0)) * scale)
+            limit = None if self._reference is None else torch.tensor((self._reference - values.mean(axis=0)) * scale)
             x = self._one_hot(seen)
             model = ModelListGP(*(SingleTaskGP(x, column[:, None], outcome_transform=None) for column in y.T))
             fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
             acquisition = qLogNoisyExpectedHypervolumeImprovement(
                 model=model,
-                ref_point=infer_reference_point(y[is_non_dominated(y)]),
+                ref_point=infer_reference_point(y[is_non_dominated(y)]) if limit is None else limit,
                 X_baseline=x,
                 X_pending=self._one_hot(pending) if len(pending) else None,
                 sampler=SobolQMCNormalSampler(torch.Size([_NUM_SAMPLES]), seed=self._seed + len(seen)),

@@ -122,7 +122,7 @@ def make_sampler(
         space: where the candidates are from.
         seed: the same seed and the same results give the same proposals.
         pool: what may be proposed.
-        known: what is known of every candidate; only `ehvi` needs it, and only it uses it.
+        known: what is known of every candidate; only `ehvi` needs it, and `qlognehvi` takes its reference point.
         repeat_failed: for `ehvi`, whether candidates whose trials failed may be proposed again, if the pool has them.
 
     Raises:
@@ -163,5 +163,5 @@ def make_sampler(
                 repeat_failed=repeat_failed,
             )
         else:
-            inner = QLogNehviSampler(space, seed)
+            inner = QLogNehviSampler(space, seed, None if known is None else known.reference)
     return UnseenSampler(inner, space, pool, seed)

@@ -61,7 +61,7 @@ class SimulationSettings:
         """
         from nas.search.table_study import StudyDoor
 
-        door = StudyDoor(table, self.sampler, seed)
+        door = StudyDoor(table, self.sampler, seed, reference=self.reference)
         return simulate(door, table, self.durations(table, seed), self.schedule(num_workers), self.reference)
 
 

@@ -73,3 +73,16 @@ def test_an_unknown_sampler_is_one_line(table: CandidateTable) -> None:
 def test_known_costs_are_the_tables(table: CandidateTable) -> None:
     matrix = table.space.enumerate()[::-1]
     assert (table.known_costs(matrix) == table.values[::-1, 1:]).all() and np.isfinite(table.known_costs(matrix)).all()
+
+
+def test_a_reference_point_says_what_is_of_interest(table: CandidateTable) -> None:
+    """Told that only the better half counts, the sampler's model goes there first, as the hypervolume there shows."""
+    durations = Durations.draw(table, 1.0)
+    num = len(table) - 2
+    told, own = (
+        simulate(StudyDoor(table, "ehvi", 0, reference=given), table, durations, Schedule(1, num), "tight")
+        for given in ("tight", None)
+    )
+    assert told.share[-1] == 1 and told.rows.tolist() != own.rows.tolist()
+    first = told.evaluations_to(1)
+    assert first is not None and first <= (own.evaluations_to(1) or num)
