@@ -58,7 +58,7 @@ class KnownCostSampler(BaseSampler):
             information for the surrogate, which learns how far to trust it.
         features: further known numbers (N, F) that are no objectives.
         reference: upper end of the hypervolume for each objective of the study, in its own units; None, or a None
-            entry: the worst value observed of an unknown objective, the worst of the space of a known one.
+            entry: the worst value observed or expected of an unknown objective, the worst of the space of a known one.
         decades: for each objective of the study whether its hypervolume is counted in decades, as the rule of
             :mod:`nas.pareto` has it (None: none is); unknown objectives that are not negative only.
         num_initial: candidates spread over the costs before the first model.

@@ -75,7 +75,7 @@ class Proposer:
         num_unknown: unknown objectives.
         seed: of the first candidates.
         reference: upper ends of the hypervolume, first of the unknown, then of the known objectives; None entries:
-            the worst value observed, the worst cost of the space.
+            the worst value observed or expected, the worst cost of the space.
         num_initial: candidates that are evaluated before the surrogates are asked.
         settings: of the surrogates.
     """
@@ -98,6 +98,12 @@ class Proposer:
         rng = np.random.default_rng([seed, 0])
         start = room.table if self._listed else room.candidates(room.random(rng, 20_000))
         self._worst_costs = start.costs.max(axis=0) if len(start) else np.zeros(0)
+        # Where the worst values are looked for.
+        if self._listed and len(start) <= MAX_ACTIVE:
+            self._probe = start.features
+        else:
+            self._probe = start.features[np.linspace(0, len(start) - 1, min(len(start), 2048)).astype(int)]
+        self._expected_worst: list[float] = []
         self._reference = reference
         self._first = start.matrix[stratified(start.costs, num_initial, rng)] if len(start) else start.matrix
         self._evolution = None if self._listed else Evolution(room)
@@ -137,6 +143,8 @@ class Proposer:
             if len(known):
                 rows = [*known, *range(num, len(keys))]
                 self._constraints[name].update([keys[i] for i in rows], features[rows], measured[known])
+        if anew:
+            self._expected_worst = [self._predicted_worst(surrogate) for surrogate in self._surrogates]
         limit = self._limits(values)
         best = points[met][front(points[met])] if met.any() else points[:0]
         boxes = nondominated_boxes(best, limit)
@@ -189,9 +197,20 @@ class Proposer:
         gain[np.isin(ranks, np.fromiter(taken, dtype=np.int64, count=len(taken)))] = -1.0
         return table, gain
 
+    def _predicted_worst(self, surrogate: Surrogate) -> float:
+        """The worst value that the surrogate expects anywhere, one standard deviation included."""
+        predicted = surrogate.predict(self._probe, keep=self._evolution is None and len(self._probe) <= MAX_ACTIVE)
+        return float(predicted.transform.inverse(predicted.mean + predicted.deviation).max())
+
     def _limits(self, values: Floats) -> Floats:
-        """Upper ends of the hypervolume."""
-        worst = [*values.max(axis=0), *self._worst_costs]
+        """Upper ends of the hypervolume.
+
+        The worst value observed depends on where the first candidates happened to be, and what is worse would count
+        for nothing; so what the surrogates expect to be worst counts too, up to twice the range observed.
+        """
+        own = values.max(axis=0)
+        own = np.maximum(own, np.minimum(self._expected_worst, 2 * own - values.min(axis=0)))
+        worst = [*own, *self._worst_costs]
         given = self._reference if self._reference is not None else [None] * len(worst)
         return np.array([own if end is None else end for end, own in zip(given, worst, strict=True)], dtype=np.float64)
 

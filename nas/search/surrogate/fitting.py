@@ -42,10 +42,12 @@ class Fitted:
 class Fit:
     """Posterior density of a kernel's numbers, for observations (n,) at features (n, columns).
 
+    The logarithms of the numbers are one vector: linear weights, for each component its rates and its scale, noise.
+
     Args:
         groups: of the features.
         linear: numbers of the groups with a linear term.
-        rates: numbers of the groups in the exponential.
+        components: numbers of the groups in each exponential.
     """
 
     def __init__(
@@ -54,41 +56,43 @@ class Fit:
         z: Floats,
         groups: Sequence[Group],
         linear: Sequence[int],
-        rates: Sequence[int],
+        components: Sequence[Sequence[int]],
         prior: Prior | None = None,
     ) -> None:
-        self.x, self.z, self.groups = x, z, tuple(groups)
-        self.linear, self.rates = tuple(linear), tuple(rates)
-        self.num = len(z)
-        self._products = (
-            np.stack([x[:, groups[g].columns] @ x[:, groups[g].columns].T for g in linear]) if linear else None
-        )
-        self._distances = np.stack([_squared(x[:, groups[g].columns]) for g in rates])
+        self.x, self.z, self.groups, self.num = x, z, tuple(groups), len(z)
+        self.linear, self.components = tuple(linear), tuple(tuple(part) for part in components)
+        shape = (len(self.linear), self.num, self.num)
+        products = [x[:, groups[g].columns] @ x[:, groups[g].columns].T for g in linear]
+        self._products = np.stack(products) if products else np.zeros(shape)
+        distances = {g: _squared(x[:, groups[g].columns]) for g in {g for part in self.components for g in part}}
+        self._distances = [np.stack([distances[g] for g in part]) for part in self.components]
         p = prior or Prior()
-        parts = [p.linear] * len(self.linear) + [p.rates] * len(self.rates) + [p.scale, p.noise]
-        self.center = np.log(np.array([part[0] for part in parts]))
-        self.spread = np.array([part[1] for part in parts])
-        # Rates: the sum over groups is what the prior speaks of.
-        if len(self.rates):
-            first = len(self.linear)
-            self.center[first : first + len(self.rates)] -= math.log(len(self.rates))
-        if len(self.linear):
-            self.center[: len(self.linear)] -= math.log(len(self.linear))
+        # Medians are those of the sum over groups: more groups are not more flexible a priori.
+        shared = [(p.linear[0] / max(1, len(self.linear)), p.linear[1])] * len(self.linear)
+        for part in self.components:
+            shared += [(p.rates[0] / len(part), p.rates[1])] * len(part)
+            shared += [(p.scale[0] / len(self.components), p.scale[1])]
+        shared.append(p.noise)
+        self.center = np.log(np.array([median for median, _ in shared]))
+        self.spread = np.array([spread for _, spread in shared])
 
     def __call__(self, theta: Floats) -> tuple[float, Floats]:
         """Negative log posterior density and its gradient at logarithms of the numbers."""
         values = np.exp(theta)
-        num_linear, num_rates = len(self.linear), len(self.rates)
-        rates = values[num_linear : num_linear + num_rates]
-        scale, noise = values[-2], values[-1]
-        exponent = np.tensordot(rates, self._distances, axes=1)
-        np.negative(exponent, out=exponent)
-        local = np.exp(exponent, out=exponent)
-        local *= scale
-        total = local + 1.0
-        if self._products is not None:
-            total += np.tensordot(values[:num_linear], self._products, axes=1)
-        total.flat[:: self.num + 1] += noise
+        num = len(self.linear)
+        total = np.tensordot(values[:num], self._products, axes=1)
+        total += 1.0
+        locals_ = []
+        start = num
+        for distances in self._distances:
+            rates, scale = values[start : start + len(distances)], values[start + len(distances)]
+            local = np.tensordot(-rates, distances, axes=1)
+            np.exp(local, out=local)
+            local *= scale
+            total += local
+            locals_.append((start, rates, local))
+            start += len(distances) + 1
+        total.flat[:: self.num + 1] += values[-1]
         factor, info = lapack.dpotrf(total, lower=1, clean=1, overwrite_a=1)
         if info != 0:
             return 1e25, np.zeros_like(theta)
@@ -98,12 +102,12 @@ class Fit:
         inverse = np.tril(inverse)
         weight = np.outer(alpha, alpha) - inverse - np.tril(inverse, -1).T
         gradient = np.empty_like(theta)
-        if self._products is not None:
-            gradient[:num_linear] = values[:num_linear] * np.tensordot(self._products, weight, axes=2)
-        weighted = weight * local
-        gradient[num_linear : num_linear + num_rates] = -rates * np.tensordot(self._distances, weighted, axes=2)
-        gradient[-2] = weighted.sum()
-        gradient[-1] = noise * np.trace(weight)
+        gradient[:num] = values[:num] * np.tensordot(self._products, weight, axes=2)
+        for (start, rates, local), distances in zip(locals_, self._distances, strict=True):
+            local *= weight
+            gradient[start : start + len(rates)] = -rates * np.tensordot(distances, local, axes=2)
+            gradient[start + len(rates)] = local.sum()
+        gradient[-1] = values[-1] * np.trace(weight)
         off = (theta - self.center) / self.spread
         value += 0.5 * float(off @ off)
         return value, -0.5 * gradient + off / self.spread
@@ -130,10 +134,14 @@ class Fit:
     def kernel(self, theta: Floats) -> Kernel:
         """The kernel of logarithms of numbers."""
         values = np.exp(theta)
-        linear, rates = np.zeros(len(self.groups)), np.zeros(len(self.groups))
+        linear, rates = np.zeros(len(self.groups)), np.zeros((len(self.components), len(self.groups)))
         linear[list(self.linear)] = values[: len(self.linear)]
-        rates[list(self.rates)] = values[len(self.linear) : len(self.linear) + len(self.rates)]
-        return Kernel.of(self.groups, linear, rates, float(values[-2]), float(values[-1]))
+        start, scales = len(self.linear), []
+        for row, part in zip(rates, self.components, strict=True):
+            row[list(part)] = values[start : start + len(part)]
+            scales.append(values[start + len(part)])
+            start += len(part) + 1
+        return Kernel.of(self.groups, linear, rates, np.array(scales), float(values[-1]))
 
 
 def _squared(x: Floats) -> Floats:

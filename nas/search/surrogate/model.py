@@ -31,8 +31,8 @@ class SurrogateSettings:
     """Scales among which the evidence decides; logarithms only where all values are positive."""
     linear: tuple[str, ...] = ("category", "order", "cost", "given")
     """Feature groups with a linear (additive) term."""
-    rates: tuple[str, ...] = ("category", "order", "cost", "given")
-    """Feature groups in the exponential term."""
+    components: tuple[tuple[str, ...], ...] = (("category", "order", "cost", "given"),)
+    """Feature groups in each exponential term."""
     prior: Prior = field(default_factory=Prior)
     own_deviation: bool = True
     """Whether a candidate's own deviation from the smooth model is part of its value (it comes out the same when
@@ -78,7 +78,8 @@ class Surrogate:
     def __init__(self, groups: Sequence[Group], settings: SurrogateSettings) -> None:
         self._groups, self._settings = tuple(groups), settings
         self._linear = _chosen(groups, settings.linear)
-        self._rates = _chosen(groups, settings.rates)
+        chosen = [_chosen(groups, names) for names in settings.components]
+        self._components = [part for part in chosen if part]
         self.fitted: Fitted | None = None
         self.transform = Transform("identity")
         self._process: Process | None = None
@@ -172,7 +173,7 @@ class Surrogate:
             if name == "log" and values.min() <= 0:
                 continue
             transform = Transform.of(y, name)
-            fit = Fit(x, transform.forward(y), self._groups, self._linear, self._rates, self._settings.prior)
+            fit = Fit(x, transform.forward(y), self._groups, self._linear, self._components, self._settings.prior)
             last = best[1] if best is not None else self.fitted
             starts = [] if last is None else [last.theta]
             if last is None or len(keep) <= _FEW:

@@ -15,6 +15,7 @@ from nas.search.surrogate.process import Process, View
 from nas.search.surrogate.transforms import Transform
 
 RNG = np.random.default_rng(0)
+TWO = np.array([[0.3, 0.1], [0.0, 0.6]])
 GROUPS = (Group("category", slice(0, 3)), Group("cost0", slice(3, 4)))
 X = RNG.normal(size=(25, 4))
 Z = np.sin(X[:, 0]) + 0.5 * X[:, 3] + 0.1 * RNG.normal(size=25)
@@ -23,7 +24,7 @@ C = RNG.normal(size=(40, 4))
 
 def test_posterior_equals_scikit_learns():
     """exp(-r d^2) is scikit-learn's RBF with length 1/sqrt(2 r); the linear term its DotProduct."""
-    kernel = Kernel.of(GROUPS, np.full(2, 0.4), np.full(2, 0.3), scale=0.7, noise=0.05, constant=1.0)
+    kernel = Kernel.of(GROUPS, np.full(2, 0.4), np.full((1, 2), 0.3), np.array([0.7]), noise=0.05, constant=1.0)
     view = View(Process(kernel, X), C)
     theirs = (
         ConstantKernel(0.7) * RBF(1 / np.sqrt(0.6))
@@ -38,7 +39,7 @@ def test_posterior_equals_scikit_learns():
 
 
 def test_adding_observations_one_by_one_changes_nothing():
-    kernel = Kernel.of(GROUPS, np.array([0.2, 0.0]), np.array([0.3, 0.1]), 0.7, 0.05)
+    kernel = Kernel.of(GROUPS, np.array([0.2, 0.0]), TWO, np.array([0.7, 0.4]), 0.05)
     whole = View(Process(kernel, X), C)
     process = Process(kernel, X[:10])
     grown = View(process, C)
@@ -49,7 +50,7 @@ def test_adding_observations_one_by_one_changes_nothing():
 
 
 def test_believed_values_change_no_mean_but_the_variance():
-    kernel = Kernel.of(GROUPS, np.array([0.2, 0.0]), np.array([0.3, 0.1]), 0.7, 0.05)
+    kernel = Kernel.of(GROUPS, np.array([0.2, 0.0]), TWO, np.array([0.7, 0.4]), 0.05)
     missing = [3, 11, 24]
     rest = [i for i in range(25) if i not in missing]
     known = View(Process(kernel, X[rest]), C)
@@ -64,7 +65,7 @@ def test_believed_values_change_no_mean_but_the_variance():
 
 
 def test_likelihood_and_its_gradient():
-    fit = Fit(X, Z, GROUPS, linear=[0, 1], rates=[0, 1])
+    fit = Fit(X, Z, GROUPS, linear=[0, 1], components=[[0, 1], [1]])
     theta = fit.center + 0.3 * RNG.normal(size=len(fit.center))
     value, gradient = fit(theta)
     kernel = fit.kernel(theta)
@@ -76,14 +77,14 @@ def test_likelihood_and_its_gradient():
 
 
 def test_the_fit_finds_what_made_the_data():
-    kernel = Kernel.of(GROUPS, np.array([0.0, 0.0]), np.array([0.5, 0.02]), 1.0, 0.01, constant=0.5)
+    kernel = Kernel.of(GROUPS, np.zeros(2), np.array([[0.5, 0.02]]), np.ones(1), 0.01, constant=0.5)
     rng = np.random.default_rng(3)
     x = rng.normal(size=(150, 4))
     covariance = kernel(x, x) + kernel.noise * np.eye(150)
     z = np.linalg.cholesky(covariance) @ rng.normal(size=150)
-    fitted = Fit(x, z, GROUPS, linear=[], rates=[0, 1]).maximise().kernel
-    assert fitted.rates[0] == pytest.approx(0.5, rel=0.5) and fitted.noise == pytest.approx(0.01, rel=0.6)
-    assert fitted.rates[3] < 0.1
+    fitted = Fit(x, z, GROUPS, linear=[], components=[[0, 1]]).maximise().kernel
+    assert fitted.rates[0, 0] == pytest.approx(0.5, rel=0.5) and fitted.noise == pytest.approx(0.01, rel=0.6)
+    assert fitted.rates[0, 3] < 0.1
 
 
 @pytest.mark.parametrize(("name", "offset"), [("identity", 0.0), ("log", 0.0), ("log", -2.0)])
