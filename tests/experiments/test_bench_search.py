@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.bench.search import METHODS, UNSEEN, Job, Run, compare, main, run_job, summary
+from experiments.bench.search import compare, main, summary
+from experiments.bench.search_runs import METHODS, UNSEEN, Job, Run, run_job
 from nas.search.table import TableSource
 
 
