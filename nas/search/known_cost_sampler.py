@@ -54,8 +54,9 @@ class KnownCostSampler(BaseSampler):
         costs: index matrices (N, decisions) to (N, known objectives), each minimised.
         known: for each objective of the study whether it is known; the known ones in the order of `costs`.
         seed: of every random choice; None: from the system's entropy.
-        prior: predicted unknown objective (N,), or several (N, P), of index matrices, as far as anything is known:
-            information for the surrogate, which learns how far to trust it.
+        prior: predicted unknown objectives of index matrices, (N,) or (N, unknown objectives), in the study's units:
+            the first candidates follow it, and the surrogate learns how far to trust it. What is not finite counts as
+            bad as the worst.
         features: further known numbers (N, F) that are no objectives.
         reference: upper end of the hypervolume for each objective of the study, in its own units; None, or a None
             entry: the worst value observed or expected of an unknown objective, the worst of the space of a known one.
@@ -252,7 +253,8 @@ class KnownCostSampler(BaseSampler):
 
     def _make_proposer(self, directions: Sequence[StudyDirection]) -> Proposer:
         space = self._space
-        given = _joined([f for f in (self._prior, self._extra) if f is not None])
+        prior = None if self._prior is None else self._inside(self._prior, directions)
+        given = _joined([f for f in (prior, self._extra) if f is not None])
         known = Costs(self._costs, given)
         listed = space.num_candidates <= MAX_LISTED
         sample = (
@@ -280,8 +282,28 @@ class KnownCostSampler(BaseSampler):
             seed=self._design_seed,
             reference=ends,
             num_initial=self._num_initial,
+            has_prior=prior is not None,
             settings=self._settings,
         )
+
+    def _inside(
+        self, prior: Callable[[Indices], Any], directions: Sequence[StudyDirection]
+    ) -> Callable[[Indices], Any]:
+        """The prior as the proposer has the unknown objectives: minimised, in decades where these are."""
+        unknown = [i for i, known in enumerate(self._known) if not known]
+        signs = np.array([-1.0 if directions[i] == StudyDirection.MAXIMIZE else 1.0 for i in unknown])
+        decades = np.array([self._decades[i] for i in unknown])
+
+        def inside(matrix: Indices) -> Floats:
+            values = np.asarray(prior(matrix), dtype=np.float64).reshape(len(matrix), -1)
+            if values.shape[1] != len(unknown):
+                raise UserError(
+                    f"prior has {values.shape[1]} columns for {len(unknown)} unknown objectives; give one each"
+                )
+            values = np.where(np.isfinite(values), values, np.nan) * signs
+            return np.where(decades, np.log10(np.maximum(values, ERROR_FLOOR)), values)
+
+        return inside
 
 
 def _from_entropy() -> int:
