@@ -80,8 +80,8 @@ def _lines(found: Simulation, along: str, title: str) -> go.Figure:
     for number, each in enumerate(found.workers):
         x = getattr(each.over_time, along)
         missing = [max(_LEAST_MISSING_PCT, 100 * (1 - share)) for share in each.over_time.hypervolume]
-        # Nothing ended yet: no place on a log axis, and no news.
-        points = [(a, b) for a, b in zip(x, missing, strict=True) if a > 0]
+        # Before anything has ended there is no news.
+        points = [(a, b) for a, b, n in zip(x, missing, each.over_time.evaluations, strict=True) if n > 0]
         every += [a for a, _ in points]
         least = min(least, *missing)
         figure.add_scatter(
