@@ -16,6 +16,7 @@ from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
 from experiments.retarget_command import retarget
+from experiments.simulate_command import simulate
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
@@ -175,6 +176,7 @@ app.command()(build)
 app.command()(calibrate)
 app.command()(measure)
 app.command()(retarget)
+app.command()(simulate)
 
 
 @teacher_app.command("random")

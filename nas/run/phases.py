@@ -39,7 +39,10 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 
 def load(run: RunContext, progress: Progress) -> None:
-    """Load the teacher, check space and given profile against it, count costs; nothing is written."""
+    """Load the teacher, check the sampler, the space and a given profile, count costs; nothing is written."""
+    from nas.search.sampler import check_sampler
+
+    check_sampler(run.recipe.search.sampler)
     with progress.phase("load", 2) as phase:
         _ = run.space
         _ = run.teacher

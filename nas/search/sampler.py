@@ -5,41 +5,22 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.search.pool import Pool
-from nas.search.settings import Indices, SamplerName
+from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of, vector_of
+from nas.search.known_cost_sampler import KnownCostSampler
+from nas.search.pool import OpenCandidates
+from nas.search.qlognehvi import QLogNehviSampler, check_installed
+from nas.search.settings import KnownObjectives, SamplerName
 from search_spaces.errors import UserError
-from search_spaces.space import SearchSpace
 
-SAMPLERS: tuple[SamplerName, ...] = ("random", "nsga2", "tpe", "gp")
-
-
-class ExhaustedError(Exception):
-    """No candidate is left to propose."""
-
-
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Optuna parameters of a space: every decision with a choice, its values as categories."""
-    return {decision.name: CategoricalDistribution(decision.values) for decision in space.free_decisions}
-
-
-def params_of(space: SearchSpace, vector: Indices) -> dict[str, str]:
-    """Optuna parameters of an index vector."""
-    chosen = zip(space.decisions, vector, strict=True)
-    return {decision.name: decision.values[int(i)] for decision, i in chosen if len(decision.values) > 1}
-
-
-def vector_of(space: SearchSpace, params: dict[str, Any]) -> Indices:
-    """Index vector (decisions,) of Optuna parameters."""
-    values = [(decision, params.get(decision.name, decision.values[0])) for decision in space.decisions]
-    return np.array([decision.values.index(value) for decision, value in values], dtype=np.int64)
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 class UnseenSampler(BaseSampler):
@@ -49,7 +30,7 @@ class UnseenSampler(BaseSampler):
     what it evaluates.
     """
 
-    def __init__(self, inner: BaseSampler, space: SearchSpace, pool: Pool, seed: int) -> None:
+    def __init__(self, inner: BaseSampler, space: DecisionSpace, pool: OpenCandidates, seed: int) -> None:
         self.inner = inner
         self.queue: deque[Indices] = deque()
         self._space, self._pool = space, pool
@@ -109,21 +90,48 @@ class UnseenSampler(BaseSampler):
         self.inner.reseed_rng()
 
 
-def make_sampler(name: SamplerName, space: SearchSpace, seed: int, pool: Pool) -> UnseenSampler:
+def check_sampler(name: str) -> SamplerName:
+    """The name itself, of a sampler that can be made here.
+
+    Raises:
+        UserError: an unknown name, or one whose library is not installed.
+    """
+    for known in SAMPLERS:
+        if name == known:
+            if known == "qlognehvi":
+                check_installed()
+            return known
+    raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
+
+
+def make_sampler(
+    name: SamplerName,
+    space: DecisionSpace,
+    seed: int,
+    pool: OpenCandidates,
+    known: KnownObjectives | None = None,
+    repeat_failed: bool = False,
+) -> UnseenSampler:
     """A sampler that proposes only open candidates of the pool.
 
     Args:
         name: `random`; `nsga2` (population 16, for sweeps of tens to hundreds); `tpe` (multivariate); `gp` (Gaussian
-            processes with expected hypervolume improvement, half a second to several seconds a proposal).
+            processes with expected hypervolume improvement, half a second to several seconds a proposal);
+            `qlognehvi` (BoTorch's, from the extra `botorch`); `ehvi`
+            (:class:`~nas.search.known_cost_sampler.KnownCostSampler`: spends no evaluation on what is known).
         space: where the candidates are from.
         seed: the same seed and the same results give the same proposals.
         pool: what may be proposed.
+        known: what is known of every candidate; only `ehvi` needs it, and `qlognehvi` takes its reference point.
+        repeat_failed: for `ehvi`, whether candidates whose trials failed may be proposed again, if the pool has them.
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, one whose library is not installed, or `ehvi` without known objectives.
     """
+    check_sampler(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # of arguments that are to go, and are still needed
         inner: BaseSampler
         if name == "random":
             inner = optuna.samplers.RandomSampler(seed=seed)
@@ -135,6 +143,25 @@ def make_sampler(name: SamplerName, space: SearchSpace, seed: int, pool: Pool) -
             )
         elif name == "gp":
             inner = optuna.samplers.GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
+        elif name == "ehvi":
+            if known is None:
+                raise UserError(
+                    "sampler 'ehvi' needs objectives that are known beforehand; "
+                    f"without any, legal are {', '.join(other for other in SAMPLERS if other != 'ehvi')}"
+                )
+            inner = KnownCostSampler(
+                space,
+                known.costs,
+                known.known,
+                seed=seed,
+                prior=known.prior,
+                features=known.features,
+                reference=known.reference,
+                decades=known.decades,
+                allowed=pool.feasible,
+                is_open=pool.is_open,
+                repeat_failed=repeat_failed,
+            )
         else:
-            raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
+            inner = QLogNehviSampler(space, seed, None if known is None else known.reference)
     return UnseenSampler(inner, space, pool, seed)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces.space import SearchSpace
+from nas.pareto import REFERENCE
+from nas.search.decisions import DecisionSpace
 
-SamplerName = Literal["random", "nsga2", "tpe", "gp"]
+SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"]
 
 Metrics = dict[str, float]
 Indices = NDArray[np.int64]
@@ -49,6 +50,23 @@ class SweepSettings(BaseModel):
 
 
 @dataclass(frozen=True)
+class KnownObjectives:
+    """What a study's candidates are known to have, for the samplers that use it.
+
+    The fields are the arguments of the same names of :class:`nas.search.known_cost_sampler.KnownCostSampler`.
+    """
+
+    costs: Callable[[Indices], Any]
+    """Index matrices (N, decisions) to (N, known objectives), minimised."""
+    known: tuple[bool, ...]
+    """For each objective of the study whether it is known."""
+    prior: Callable[[Indices], Any] | None = None
+    features: Callable[[Indices], Any] | None = None
+    reference: tuple[float | None, ...] | None = None
+    decades: tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
 class KnownCosts:
     """What every candidate costs, known before any evaluation: index matrices (N, stages) to arrays (N,)."""
 
@@ -68,8 +86,28 @@ class KnownCosts:
         latency, params = self.latency_ms(indices), self.num_params(indices)
         return np.stack([np.asarray(latency, np.float64), np.asarray(params, np.float64)], axis=1)
 
+    def known_objectives(
+        self, bounds: tuple[Floats, Floats], prior: Callable[[Indices], Any] | None = None
+    ) -> KnownObjectives:
+        """The sweep's three objectives as samplers see them, by the reference rule of :mod:`nas.pareto`.
 
-def table_or_sample(space: SearchSpace, seed: int) -> Indices:
+        Args:
+            bounds: least and largest (latency, parameters) of the space.
+            prior: predicted error (N,).
+        """
+        low, high = bounds
+        ends = low + REFERENCE * (high - low)
+        return KnownObjectives(
+            costs=self.matrix,
+            known=(False, True, True),
+            prior=prior,
+            features=self.num_macs,
+            reference=(None, *(float(end) for end in ends)),
+            decades=(True, False, False),
+        )
+
+
+def table_or_sample(space: DecisionSpace, seed: int) -> Indices:
     """All candidates of a space (N, stages), or SAMPLE_SIZE random ones of a space of more than MAX_TABLE."""
     if space.num_candidates <= MAX_TABLE:
         return space.enumerate()

@@ -92,7 +92,9 @@ def run_sweep(
         if record.outcome != "failed" or not settings.retry_failed:
             pool.take(np.array(record.vector))
     # Not the same proposals again after a restart.
-    sampler = make_sampler(settings.sampler, space, settings.seed + len(records), pool)
+    known = objectives.known_objectives(pool.cost_bounds, prior)
+    seed = settings.seed + len(records)
+    sampler = make_sampler(settings.sampler, space, seed, pool, known, settings.retry_failed)
     study = studies.open_study(folder, objectives, sampler)
     again = studies.replay(study, space, store.records(), objectives)
     searcher = SweepSearcher(space, objectives, settings, store, pool, study, sampler, prior, on_progress)

@@ -1,0 +1,1 @@
+"""What is learned of an unknown objective from the candidates evaluated so far."""

@@ -1,0 +1,318 @@
+"""The sampler in plain Optuna, ask/tell and OptunaSearch; several unknowns, constraints, priors, large spaces."""
+
+import math
+import pickle
+
+import moocore
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from nas.search import proposer
+from nas.search.decisions import GridSpace, ListedSpace, distributions, params_of, vector_of
+from nas.search.known_cost_sampler import PROPOSAL, ExhaustedError, KnownCostSampler
+from search_spaces.errors import UserError
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SPACE = GridSpace({f"layer{i}": ("small", "middle", "large") for i in range(5)})
+ALL = SPACE.enumerate()
+GAINS = np.array([1.0, 0.5, 0.3, 0.8, 0.2])
+
+
+def costs_of(matrix):
+    """Two costs that pull in different directions."""
+    return np.column_stack([1.0 + matrix @ np.array([1.0, 2.0, 3.0, 1.0, 1.0]), 10.0 + matrix @ [3, 1, 1, 2, 5]])
+
+
+def error_of(matrix):
+    """Falls with every layer's size, with an interaction of the first two layers."""
+    return np.exp(1.0 - matrix @ GAINS + 0.3 * (matrix[:, 0] == 2) * (matrix[:, 1] == 0))
+
+
+TRUTH = np.column_stack([error_of(ALL), costs_of(ALL)])
+WORST = TRUTH.max(axis=0)
+
+
+def share(vectors):
+    """Hypervolume of some candidates as a share of what all have."""
+    rows = np.array(vectors)
+    values = np.column_stack([error_of(rows), costs_of(rows)])
+    return moocore.hypervolume(values, ref=WORST) / moocore.hypervolume(TRUTH, ref=WORST)
+
+
+def values_of(vector):
+    return [float(error_of(vector[None])[0]), *(float(c) for c in costs_of(vector[None])[0])]
+
+
+def drive(sampler, num, space=SPACE, ask_ahead=1, values=values_of, fail=(), constrain=None):
+    """Ask and tell; returns the vectors in the order of asking."""
+    num_objectives = len(sampler._known)
+    study = optuna.create_study(directions=["minimize"] * num_objectives, sampler=sampler)
+    vectors, waiting = [], []
+    while len(vectors) < num:
+        trial = study.ask(distributions(space))
+        vectors.append(vector_of(space, trial.params))
+        waiting.append((trial, vectors[-1]))
+        if len(waiting) >= ask_ahead:
+            for trial, vector in waiting:
+                if constrain is not None:
+                    trial.set_constraint("memory", constrain(vector))
+                if trial.number in fail:
+                    study.tell(trial, state=TrialState.FAIL)
+                else:
+                    study.tell(trial, values(vector))
+            waiting = []
+    return [tuple(int(i) for i in vector) for vector in vectors], study
+
+
+def sampler(seed=0, **options):
+    return KnownCostSampler(SPACE, costs_of, [False, True, True], seed=seed, **options)
+
+
+def test_it_finds_the_front_in_a_fraction_of_the_space():
+    """243 candidates; random search needs most of them for 99 %."""
+    for seed in range(2):
+        vectors, _ = drive(sampler(seed), 25)
+        assert len(set(vectors)) == 25
+        assert share(vectors) > 0.99
+    rng = np.random.default_rng(0)
+    assert share(ALL[rng.permutation(len(ALL))[:25]]) < 0.95
+
+
+def test_batches_are_as_good():
+    vectors, _ = drive(sampler(), 32, ask_ahead=8)
+    assert len(set(vectors)) == 32
+    assert share(vectors) > 0.98
+
+
+def test_order_of_results_and_seed_decide_everything():
+    first, study = drive(sampler(3), 14, ask_ahead=2)
+    assert first == drive(sampler(3), 14, ask_ahead=2)[0]
+    assert first != drive(sampler(4), 14, ask_ahead=2)[0]
+    # Another process that goes on with the same study proposes what this one would.
+    ours = sampler(3)
+    again = optuna.create_study(directions=["minimize"] * 3, sampler=ours)
+    again.add_trials(study.get_trials())
+    assert len(drive_on(again, 3)) == 3
+
+
+def drive_on(study, num):
+    vectors = []
+    for _ in range(num):
+        trial = study.ask(distributions(SPACE))
+        vectors.append(vector_of(SPACE, trial.params))
+        study.tell(trial, values_of(vectors[-1]))
+    return vectors
+
+
+def test_every_candidate_once_then_exhausted_with_failures_and_nan():
+    space = GridSpace({"a": (1, 2, 3), "b": (1, 2)})
+    ours = KnownCostSampler(space, lambda m: m.sum(axis=1), [False, True], seed=0, num_initial=2)
+
+    def values(vector):
+        return [float("inf") if vector[0] == 2 else float(vector[0]), float(vector.sum())]
+
+    vectors, study = drive(ours, 6, space, values=values, fail=(1, 3))
+    assert len(set(vectors)) == 6
+    with pytest.raises(ExhaustedError):
+        study.ask(distributions(space))
+
+
+def test_limits_are_never_crossed_and_open_ones_are_asked_last():
+    allowed = costs_of(ALL)[:, 0] <= 6
+    ours = sampler(allowed=lambda m: costs_of(m)[:, 0] <= 6, is_open=lambda v: v[4] != 1)
+    good = allowed & (ALL[:, 4] != 1)
+    vectors, study = drive(ours, int(good.sum()))
+    assert set(vectors) == {tuple(row) for row in ALL[good].tolist()}
+    with pytest.raises(ExhaustedError):
+        study.ask(distributions(SPACE))
+
+
+def test_plain_optimize_with_other_kinds_of_parameters():
+    given = {"depth": IntDistribution(2, 8, step=2), "ratio": FloatDistribution(0.5, 1.0, step=0.25)}
+    space = GridSpace.from_distributions(given | {"kind": CategoricalDistribution(("x", "y", None))})
+    depth, ratio = np.array([2, 4, 6, 8]), np.array([0.5, 0.75, 1.0])
+
+    def costs(matrix):
+        return depth[matrix[:, 0]] * ratio[matrix[:, 1]]
+
+    def objective(trial):
+        d, r = trial.suggest_int("depth", 2, 8, step=2), trial.suggest_float("ratio", 0.5, 1.0, step=0.25)
+        kind = trial.suggest_categorical("kind", ("x", "y", None))
+        if kind is None and d == 8:
+            raise ValueError("does not fit")
+        return 1.0 / d + (kind == "x") * 0.1, -float(d) * 2, d * r
+
+    ours = KnownCostSampler(space, costs, [False, False, True], seed=1)
+    study = optuna.create_study(directions=["minimize", "maximize", "minimize"], sampler=ours)
+    study.optimize(objective, n_trials=20, catch=ValueError)
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 20
+    assert {trial.state for trial in study.trials} >= {TrialState.COMPLETE}
+    study.optimize(objective, n_trials=4, catch=ValueError, n_jobs=2)
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 24
+
+
+def test_every_proposal_says_why():
+    reference = WORST.tolist()
+    ours = sampler(reference=reference)
+    vectors, study = drive(ours, 8)
+    reasons = [trial.user_attrs[PROPOSAL] for trial in study.trials]
+    assert [reason["phase"] for reason in reasons] == ["initial"] * 5 + ["improvement"] * 3
+    last = ours.last_proposal
+    assert last.vector == vectors[-1] and last.num_observed == 7
+    assert last.costs == tuple(costs_of(np.array([last.vector]))[0])
+    (low, middle, high) = last.predicted[0]
+    assert 0 < low < middle < high and last.feasible is None
+    assert 0 < last.expected_improvement < last.hypervolume
+    seen = np.array(vectors[:7])
+    truth = moocore.hypervolume(np.column_stack([error_of(seen), costs_of(seen)]), ref=reference)
+    assert last.hypervolume == pytest.approx(truth)
+    assert reasons[-1]["expected_improvement"] == last.expected_improvement
+
+
+def test_the_reference_keeps_evaluations_where_they_count():
+    """Nothing beyond the reference adds to the hypervolume, so nothing there is proposed."""
+    limit = float(np.median(costs_of(ALL)[:, 0]))
+    vectors, _ = drive(sampler(reference=[None, limit, None]), 20)
+    assert (costs_of(np.array(vectors[5:]))[:, 0] < limit).all()
+
+
+def test_measured_constraints_are_learned():
+    """A measured memory that forbids large first and fourth layers: few trials break it while others can help."""
+
+    def memory(vector):
+        return float(vector[0] + vector[3]) - 1.5
+
+    vectors, study = drive(sampler(), 40, constrain=memory)
+    broken = np.array([memory(np.array(vector)) > 0 for vector in vectors])
+    assert (np.array([memory(v) > 0 for v in ALL])).mean() > 0.5
+    assert broken[8:28].mean() < 0.2
+    assert all(trial.user_attrs[PROPOSAL]["feasible"] > 0.1 for trial in study.trials[10:20])
+
+
+def test_a_good_prior_saves_evaluations_and_a_useless_one_costs_little():
+    def useless(matrix):
+        return np.random.default_rng(0).random(243)[SPACE.rank(matrix)]
+
+    def good(matrix):
+        return np.where(matrix[:, 0] == 9, np.inf, error_of(matrix) ** 0.8 * 7)
+
+    def needed(prior):
+        return np.mean([first_over(drive(sampler(seed, prior=prior), 26)[0]) for seed in range(2)])
+
+    def first_over(vectors):
+        return next((n for n in range(1, 27) if share(vectors[:n]) > 0.98), 27)
+
+    assert needed(good) < needed(None)
+    assert needed(useless) < 27
+
+
+@pytest.mark.parametrize("decades", [True, False])
+def test_an_error_of_zero_stops_nothing(decades):
+    """What equals the teacher has error 0, and its logarithm is not finite."""
+
+    def values(vector):
+        return [0.0 if vector[0] == 2 else float(error_of(vector[None])[0]), *values_of(vector)[1:]]
+
+    vectors, study = drive(sampler(decades=[decades, False, False]), 20, values=values)
+    assert len(set(vectors)) == 20
+    assert [trial.user_attrs[PROPOSAL]["phase"] for trial in study.trials[5:]] == ["improvement"] * 15
+
+
+def test_large_space():
+    """3^40 candidates: an evolving pool, limits, no duplicates, better than random by far."""
+    space = GridSpace({f"d{i}": (0, 1, 2) for i in range(40)})
+    gains = np.random.default_rng(0).random(40)
+    ours = KnownCostSampler(
+        space,
+        lambda m: np.column_stack([m.sum(axis=1) + 1.0, 1.0 + m @ gains[::-1]]),
+        [False, True, True],
+        seed=0,
+        allowed=lambda m: m.sum(axis=1) <= 60,
+    )
+
+    def values(vector):
+        return [math.exp(-float(vector @ gains) / 4), float(vector.sum()) + 1, 1.0 + float(vector @ gains[::-1])]
+
+    vectors, _ = drive(ours, 12, space, values=values, ask_ahead=2)
+    rows = np.array(vectors)
+    assert len(set(vectors)) == 12 and (rows.sum(axis=1) <= 60).all()
+    rng = np.random.default_rng(0)
+    draws = space.sample(rng, 200)
+    draws = draws[draws.sum(axis=1) <= 60]
+    reference = [1.0, 61.0, 1.0 + 2 * gains.sum()]
+
+    def volume(matrix):
+        return moocore.hypervolume(np.array([values(row) for row in matrix]), ref=reference)
+
+    assert volume(rows) > volume(draws)
+
+
+def test_a_long_list_is_looked_at_in_part_between_fits(monkeypatch):
+    """With a list cut to its 40 most promising candidates the result is nearly as good, and nothing comes twice."""
+    monkeypatch.setattr(proposer, "MAX_ACTIVE", 40)
+    vectors, _ = drive(sampler(), 30)
+    assert len(set(vectors)) == 30
+    assert share(vectors) > 0.97
+
+
+def test_a_table_of_some_candidates_only():
+    rows = ALL[np.random.default_rng(1).permutation(len(ALL))[:80]]
+    space = ListedSpace({f"layer{i}": ("small", "middle", "large") for i in range(5)}, rows)
+    ours = KnownCostSampler(space, costs_of, [False, True, True], seed=0)
+    vectors, _ = drive(ours, 80, space)
+    assert set(vectors) == {tuple(row) for row in rows.tolist()}
+
+
+def test_enqueued_trials_and_those_of_others():
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler())
+    study.enqueue_trial(params_of(SPACE, ALL[200]))
+    study.enqueue_trial({"layer0": "small"})
+    first = study.ask(distributions(SPACE))
+    assert (vector_of(SPACE, first.params) == ALL[200]).all() and PROPOSAL not in first.user_attrs
+    second = study.ask(distributions(SPACE))
+    assert second.params["layer0"] == "small"
+    study.tell(first, values_of(ALL[200]))
+    assert len(drive_on(study, 6)) == 6
+
+
+def test_optuna_search_and_its_checkpoint(tmp_path):
+    """The calls that Ray Tune makes, in its order; a metric that is NaN leaves its trial running in Optuna."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    search = OptunaSearch(
+        space=distributions(SPACE),
+        metric=["error", "latency", "params"],
+        mode=["min", "min", "min"],
+        sampler=KnownCostSampler(SPACE, costs_of, [False, True, True], seed=0),
+    )
+    seen = []
+    for i in range(12):
+        config = search.suggest(f"t{i}")
+        seen.append(tuple(config.items()))
+        error, latency, params = values_of(vector_of(SPACE, config))
+        search.on_trial_complete(
+            f"t{i}", {"error": math.nan if i == 4 else error, "latency": latency, "params": params}
+        )
+        if i == 6:
+            search.save(str(tmp_path / "checkpoint"))
+            search.restore(str(tmp_path / "checkpoint"))
+    assert len(set(seen)) == 12
+    assert pickle.loads(pickle.dumps(search._sampler)).last_proposal is not None  # noqa: S301
+
+
+def test_what_cannot_be_is_one_line():
+    with pytest.raises(UserError, match="every objective is known"):
+        KnownCostSampler(SPACE, costs_of, [True, True])
+    with pytest.raises(UserError, match="reference has 1 entries for 3 objectives"):
+        sampler(reference=[None])
+    with pytest.raises(UserError, match="costs have 2 columns for 1 known objectives"):
+        drive(KnownCostSampler(SPACE, costs_of, [False, True]), 1)
+    study = optuna.create_study(directions=["minimize", "maximize", "minimize"], sampler=sampler())
+    with pytest.raises(UserError, match="objective 1 is known and maximised"):
+        study.ask(distributions(SPACE))
+    study = optuna.create_study(directions=["minimize"], sampler=sampler())
+    with pytest.raises(UserError, match="study has 1 objectives, the sampler was told of 3"):
+        study.ask(distributions(SPACE))
