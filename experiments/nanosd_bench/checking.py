@@ -88,8 +88,10 @@ def check(job: Job, num: int, seed: int = 0) -> Check:
 def print_check(found: Check) -> int:
     """Print the figures; 0 when both ways agree."""
     total = found.shares.shape[1]
-    print(f"{len(found.candidates)} random candidates, {total} samples; CPU a candidate: PairedEvaluator "
-          f"{found.plain_ms:.0f} ms, SharedEvaluator {found.shared_ms:.0f} ms")
+    print(
+        f"{len(found.candidates)} random candidates, {total} samples; CPU a candidate: PairedEvaluator "
+        f"{found.plain_ms:.0f} ms, SharedEvaluator {found.shared_ms:.0f} ms"
+    )
     print(f"largest relative difference of latent_error or noise_error: {found.worst:.1e} (legal {TOLERANCE:.0e})")
     print("Kendall's tau of fewer samples with all of them: all candidates, better half")
     for num in range(16, total + 1, 16):

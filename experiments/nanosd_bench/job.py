@@ -16,6 +16,7 @@ from nas.config import Recipe, load_recipe
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
+from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.nanosd_bench.shared_evaluator import SharedEvaluator
@@ -23,7 +24,20 @@ if TYPE_CHECKING:
 
 def bench_recipe() -> Recipe:
     """The recipe that the shipped table was made with."""
-    return load_recipe(Path(str(files("experiments.nanosd_bench") / "recipe.yaml")))
+    folder = files("experiments.nanosd_bench")
+    profile = f"calibration.profile={folder / 'device_profile.json'}"
+    return load_recipe(Path(str(folder / "recipe.yaml")), [profile])
+
+
+def existing(folder: Path) -> Job:
+    """The job in a folder.
+
+    Raises:
+        UserError: none there.
+    """
+    if not (Path(folder) / "run" / "config.yaml").is_file():
+        raise UserError(f"{folder}: holds no bench; start one with `python -m experiments.nanosd_bench run {folder}`")
+    return Job(folder)
 
 
 class Job:
@@ -45,10 +59,11 @@ class Job:
             self.run = RunContext(recipe, directory)
 
     def prepare(self, progress: Progress) -> None:
-        """Encode the data and train the blocks, whatever of it is not there yet."""
+        """Encode the data, take the profile over or measure one, train the blocks: what of it is not there yet."""
         from nas.run import phases
 
         phases.prepare(self.run, progress)
+        phases.calibrate(self.run, progress)
         if not self.run.directory.blocks.is_file():
             phases.distill(self.run, progress)
 
