@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.nanosd_bench.kernels import SAMPLES, Pointers, pack1, pack3, per_sample
+from experiments.nanosd_bench.kernels import Pointers, pack1, pack3, per_sample
+from experiments.nanosd_bench.shards import SAMPLES
 
 Lanes = tuple[Tensor, ...]
 """Features (channels, pixels, 16): one of all passes, or one a pass."""

@@ -1,4 +1,4 @@
-"""The job: blocks, then every candidate's paired errors, then brief distillation of some; each goes on where it stopped."""
+"""The job: trains blocks, then takes every candidate's paired errors; it goes on where it was stopped."""
 
 from __future__ import annotations
 

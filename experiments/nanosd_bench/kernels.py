@@ -18,10 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.nanosd_bench.shards import SAMPLES
 from search_spaces.errors import UserError
 
-SAMPLES = 16
-"""Samples in one call: the floats of one AVX-512 register."""
 _FLAGS = ("-O3", "-march=native", "-fPIC", "-shared")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 SAMPLES = 16
+"""Samples that are computed together: the floats of one AVX-512 register."""
 PREFIX = ("E1", "E2", "E3", "D3")
 
 

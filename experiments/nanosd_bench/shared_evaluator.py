@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.nanosd_bench.fast_unet import Head, Lanes, Prompts, Stage, Step
-from experiments.nanosd_bench.kernels import SAMPLES, from_lanes, library, to_lanes
+from experiments.nanosd_bench.kernels import from_lanes, library, to_lanes
+from experiments.nanosd_bench.shards import SAMPLES
 from nas.sampling import DdimSteps
 from search_spaces.errors import UserError
 from search_spaces.options import NONE

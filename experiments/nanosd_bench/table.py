@@ -1,9 +1,9 @@
 """The table: read as shipped, or put together from the job's shards with costs.
 
-One row a candidate in the order of `SearchSpace.enumerate()`. Columns: `arch` (an option number a stage, E1 to D1 without
-`deep`), the option of every stage, `latency_ms`, `num_params`, `num_macs`, `noise_error`, `latent_error`,
-`latent_error_se` (its standard error over the samples), and `distilled_latent_error` and `distilled_noise_error` (of the
-candidates that were distilled briefly, else missing). What it was made with is in the file's metadata: :func:`facts`.
+One row a candidate in the order of `SearchSpace.enumerate()`. Columns: `arch` (an option number a stage, E1 to D1
+without `deep`), the option of every stage, `latency_ms`, `num_params`, `num_macs`, `noise_error`, `latent_error`,
+`latent_error_se` (its standard error over the samples), and `distilled_latent_error` and `distilled_noise_error` (of
+the candidates that were distilled briefly, else missing). The file's metadata say what it was made with: :func:`facts`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from experiments.nanosd_bench.shards import NOISE, PREFIX
+from experiments.nanosd_bench.shards import NOISE, PREFIX, SAMPLES
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def combine(job: Job) -> pd.DataFrame:
             "num_macs": run.costs.macs(matrix).astype(np.int32),
         }
     )
-    noise, shares = np.full(len(frame), np.nan), np.full((len(frame), 16 * len(parts)), np.nan)
+    noise, shares = np.full(len(frame), np.nan), np.full((len(frame), SAMPLES * len(parts)), np.nan)
     for unit in job.units:
         where = np.logical_and.reduce([columns[stage] == unit.options[stage] for stage in PREFIX])
         # Rows of a unit are in the order of the space: D2 outer, D1 inner, as the shards have them.
@@ -171,9 +171,9 @@ def write(job: Job, path: Path) -> dict[str, Any]:
         "teacher": recipe.teacher,
         "teacher_key": job.run.teacher.key,
         "key": job.shards.key,
-        "num_samples": 16 * len(complete_parts(job)),
+        "num_samples": SAMPLES * len(complete_parts(job)),
         "num_distilled": int(frame["distilled_latent_error"].notna().sum()),
-        "recipe": recipe.model_dump(mode="json", exclude={"search", "picks", "export", "name"}),
+        "recipe": recipe.model_dump(mode="json", include={"seed", "data", "distill", "fidelity", "finalize"}),
         "latency": {
             "device": device.title,
             "runtime": device.runtime,
