@@ -8,6 +8,9 @@
 // Weights are packed by kernels.py: convolutions [out / T][in][tap][T], T = 16 / width; 1x1 [out / 4][in][4].
 
 #include <cmath>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef float V __attribute__((vector_size(64)));
 typedef int VI __attribute__((vector_size(64)));
@@ -15,9 +18,26 @@ typedef int VI __attribute__((vector_size(64)));
 static const int SCRATCH = 1 << 18;
 alignas(64) static float scratch[6][SCRATCH];
 
+static inline V larger(V a, V b) {
+#ifdef __AVX512F__
+    return (V)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+static inline V inverse(V x) {  // for 1 <= x < 1e37: an estimate of 14 bits and one step of Newton's method
+#ifdef __AVX512F__
+    V y = (V)_mm512_rcp14_ps((__m512)x);
+    return y * (2.0f - x * y);
+#else
+    return 1.0f / x;
+#endif
+}
+
 static inline V exp_(V x) {  // Cephes expf: two units in the last place
-    x = x < -87.0f ? V{} - 87.0f : x;
-    x = x > 88.0f ? V{} + 88.0f : x;
+    x = larger(x, V{} - 87.0f);
+    x = -larger(-x, V{} - 85.0f);
     V n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
     V r = x - n * 0.693359375f + n * 2.12194440e-4f;
     V y = V{} + 1.9875691500e-4f;
@@ -31,12 +51,12 @@ static inline V exp_(V x) {  // Cephes expf: two units in the last place
     return y * (V)i;
 }
 
-static inline V silu_(V x) { return x / (1.0f + exp_(-x)); }
+static inline V silu_(V x) { return x * inverse(1.0f + exp_(-x)); }
 
 static inline V gelu_(V x) {  // the error function by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7
     V z = x * 0.70710678118654752f;
-    V a = z < 0.0f ? -z : z;
-    V t = 1.0f / (1.0f + 0.3275911f * a);
+    V a = larger(z, -z);
+    V t = inverse(1.0f + 0.3275911f * a);
     V p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
     V e = 1.0f - p * exp_(-a * a);
     return 0.5f * x * (1.0f + (z < 0.0f ? -e : e));
@@ -181,41 +201,48 @@ static void layer_norm(int pixels, const V* in, V* out, const float* w, const fl
 template <int D>
 static void attend(int pixels, int tokens, const V* q, const V* k, const V* v, V* out, int heads) {
     const float scale = 1.0f / std::sqrt((float)D);
-    V score[64];
+    V score[2][64];
     for (int h = 0; h < heads; h++) {
         const V *kh = k + h * D * tokens, *vh = v + h * D * tokens;
-        for (int p = 0; p < pixels; p++) {
-            V own[D];
-            for (int d = 0; d < D; d++) own[d] = q[(h * D + d) * pixels + p] * scale;
-            V most = V{} - 3e38f;
+        for (int p = 0; p < pixels; p += 2) {  // two at a time: the processor waits less for its own results
+            V own[2][D], most[2], sum[2];
+            for (int i = 0; i < 2; i++) {
+                for (int d = 0; d < D; d++) own[i][d] = q[(h * D + d) * pixels + p + i] * scale;
+                most[i] = V{} - 3e38f;
+                sum[i] = V{};
+            }
             for (int t = 0; t < tokens; t++) {
-                V s{};
+                V a{}, b{};
 #pragma GCC unroll 16
-                for (int d = 0; d < D; d++) s += own[d] * kh[d * tokens + t];
-                score[t] = s;
-                most = s > most ? s : most;
-            }
-            V sum{};
-            for (int t = 0; t < tokens; t++) {
-                score[t] = exp_(score[t] - most);
-                sum += score[t];
-            }
-            V inverse = 1.0f / sum;
-            for (int d = 0; d < D; d += 4) {
-                V a{}, b{}, c{}, e{};
-                const V* vd = vh + d * tokens;
-                for (int t = 0; t < tokens; t++) {
-                    V s = score[t];
-                    a += s * vd[t];
-                    b += s * vd[tokens + t];
-                    c += s * vd[2 * tokens + t];
-                    e += s * vd[3 * tokens + t];
+                for (int d = 0; d < D; d++) {
+                    V key = kh[d * tokens + t];
+                    a += own[0][d] * key;
+                    b += own[1][d] * key;
                 }
-                V* to = out + (h * D + d) * pixels + p;
-                to[0] = a * inverse;
-                to[pixels] = b * inverse;
-                to[2 * pixels] = c * inverse;
-                to[3 * pixels] = e * inverse;
+                score[0][t] = a;
+                score[1][t] = b;
+                most[0] = larger(a, most[0]);
+                most[1] = larger(b, most[1]);
+            }
+            for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; i++) {
+                    V e = exp_(score[i][t] - most[i]);
+                    score[i][t] = e;
+                    sum[i] += e;
+                }
+            for (int d = 0; d < D; d += 4) {
+                V found[2][4] = {};
+                const V* vd = vh + d * tokens;
+                for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+                    for (int k = 0; k < 4; k++) {
+                        V value = vd[k * tokens + t];
+                        found[0][k] += score[0][t] * value;
+                        found[1][k] += score[1][t] * value;
+                    }
+                for (int i = 0; i < 2; i++)
+                    for (int k = 0; k < 4; k++) out[(h * D + d + k) * pixels + p + i] = found[i][k] / sum[i];
             }
         }
     }
