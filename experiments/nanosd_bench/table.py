@@ -54,11 +54,13 @@ def _read(path: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"table {path}: no such file; make it with `python -m experiments.nanosd_bench combine`")
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or "no Parquet file"
-        raise UserError(f"table {path}: {reason}; make it with `python -m experiments.nanosd_bench combine`") from None
+        raise UserError(f"table {path}: is no Parquet file ({str(error).splitlines()[0]}); restore it") from None
     if _METADATA not in (table.schema.metadata or {}):
         raise UserError(f"table {path}: is not a table of NanoSD-Bench; give one that `combine` wrote")
     return table

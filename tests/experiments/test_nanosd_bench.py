@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.nanosd_bench.distilled import choose, layers
@@ -58,7 +62,7 @@ def test_shared_evaluation_is_the_paired_one(
     from search_spaces.surgery import assemble
 
     space = load_space("nanosd")
-    settings = FidelitySettings(num_samples=32, num_noise_samples=32, ddim_steps=3, guidance=guidance)
+    settings = FidelitySettings(num_samples=32, num_noise_samples=16, ddim_steps=2, guidance=guidance)
     paired = PairedEvaluator(toy_teacher, dataset, settings, seed=3)
     shared = SharedEvaluator(toy_teacher, space, {}, paired, kernels)
     for name in CANDIDATES:
@@ -137,6 +141,17 @@ def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
         existing(tmp_path)
 
 
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("arch")
+    with pytest.raises(UserError, match="is no Parquet file"):
+        load(tmp_path / "text.parquet")
+    pd.DataFrame({"arch": ["000000"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="is not a table of NanoSD-Bench"):
+        facts(tmp_path / "other.parquet")
+
+
 SMALL_SPACE = """
 name: small
 options:
@@ -171,13 +186,22 @@ def test_the_whole_job_on_a_small_space(tmp_path: Path) -> None:
     job.prepare(quiet)
     with pytest.raises(UserError, match="not every candidate is evaluated yet"):
         combine(job)
-    job.evaluate([NOISE, job.latent_parts[0]], quiet)
+    shards = tmp_path / "job" / "shards"
+    command = [sys.executable, "-m", "experiments.nanosd_bench", "run", str(tmp_path / "job"), "--distil", "0"]
+    killed = subprocess.Popen([*command, "--samples", "16"])
+    while not list(shards.rglob("*.safetensors")):
+        assert killed.poll() is None
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    kept = {path: path.stat().st_mtime_ns for path in shards.rglob("*.safetensors")}
+    assert subprocess.run([*command, "--samples", "16"]).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(shards.rglob("*.safetensors"))) == 2 * len(job.units)
     distil(job, 4, quiet)
     first = combine(job)
     again = existing(tmp_path / "job")
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "job" / "shards").rglob("*.safetensors")}
     again.evaluate([NOISE, *again.latent_parts], quiet)
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     said = write(again, tmp_path / "t.parquet")
     frame = load(tmp_path / "t.parquet")
     assert said["num_samples"] == 32 and said["num_distilled"] == 4 and facts(tmp_path / "t.parquet") == said
