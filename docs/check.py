@@ -76,7 +76,8 @@ def bad_command(line: str) -> Iterator[str]:
             yield f"`{line.strip()}`: there is no verb {rest[0]}"
             return
         command, rest = command.commands[rest[0]], rest[1:]
-    known = {name for parameter in command.params for name in getattr(parameter, "opts", [])} | {"--help"}
+    kinds = ("opts", "secondary_opts")  # --check and --no-check
+    known = {name for each in command.params for kind in kinds for name in getattr(each, kind, [])} | {"--help"}
     for word, value in itertools.pairwise([*rest, ""]):
         option = word.partition("=")[0]
         if option.startswith("--") and option not in known:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from experiments.calibration_output import show, show_evaluation
+from experiments.calibrate_options import LOCAL, check_options, stated, ways
+from experiments.calibration_output import evaluation_page, show, show_evaluation
 from experiments.option_text import key_values
 from experiments.output import print_json, print_mapping, say
+from nas.overwriting import refuse_overwriting
 from search_spaces.errors import UserError
+from search_spaces.places import check_file, check_folder
 
 if TYPE_CHECKING:
     from latency_predictors.runners import RunnerSpec
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
 #: Exit code when measurements are asked for: neither done nor an error.
 WAITING = 3
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_LOCAL = "local"
 _HERE = "onnxruntime-cpu"
 
 
 def calibrate(
+    context: typer.Context,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --from.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Device profile (JSON) to write; with --evaluate a page.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Device profile (JSON) to write; with --evaluate the page.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); without one, its defaults.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one field; repeatable.")
@@ -82,7 +85,9 @@ def calibrate(
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the ONNX files of what is to be measured.")
     ] = None,
-    evaluate: Annotated[Path | None, typer.Option(metavar="PROFILE", help="Judge a profile; change nothing.")] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(metavar="PROFILE", help="Judge a profile on a page beside it, or at --out.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
@@ -94,31 +99,39 @@ def calibrate(
     files = [*(from_ or []), *(more or [])]
     if more and not from_:
         raise UserError(f"{more[0]}: what is this file? write --from {more[0]}")
+    _check_runner(runner, option, device, budget, runtime)
+    found = ways(stated(context), device, runner)
+    check_options(context, found)
+    inputs: list[tuple[str, str | Path | None]] = [("--from", file) for file in files]
+    inputs += [("--config", config), ("--space", space), ("--evaluate", evaluate)]
+    inputs += [("--spec", text) for text in spec or ()] + [("--source", text) for text in source or ()]
+    if export is not None:
+        check_folder(export, "--export")
     if evaluate is not None:
-        if files:
-            raise UserError(f"{files[0]}: --evaluate judges a profile by its own measurements; leave --from out")
-        show_evaluation(evaluate, out, json)
+        page = out or evaluation_page(evaluate)
+        refuse_overwriting(page, inputs)
+        check_file(page, "--out")
+        show_evaluation(evaluate, page, json)
         return
     if out is None:
         raise UserError("calibrate: no --out; give the path of the profile to write, or --evaluate PROFILE")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
+    refuse_overwriting(out, inputs)
+    check_file(out, "--out")
     precision = _PRECISIONS.get((precision or "").lower(), precision)
-    _check_runner(runner, option, device, budget)
     overrides: dict[str, str | int | None] = {"teacher": teacher, "space": space}
-    if not (files or anchor or spec or source or budget or (device or _LOCAL) != _LOCAL):
+    if "everything" in found:
         overrides |= {"calibration.threads": threads, "calibration.precision": precision}
         recipe = _recipe(config, set_, overrides)
         _measure_everything(recipe, out, dry_run, json)
         return
-    if dry_run:
-        raise UserError("--dry-run: only a calibration that measures everything here has a plan; leave it out")
     recipe = _recipe(config, set_, overrides)
     _prepare()
     from nas.calibration.given import Given
     from nas.calibration.target import Target
 
-    here = device == _LOCAL or runner is not None
+    here = device == LOCAL or runner is not None
+    if here and budget is not None:
+        check_folder(out.with_name(out.name + ".work"), "measurements of --out in")
     facts: dict[str, str | int | None] = {
         "device": None if here else device,
         "runtime": runtime,
@@ -144,21 +157,28 @@ def calibrate(
         )
     else:
         from nas.calibration.proposing import ask
+        from nas.calibration.work import sole_writer
 
-        outcome = ask(given, target, plan, out, export)
+        with sole_writer(out):
+            outcome = ask(given, target, plan, out, export)
     _end(outcome, plan, out, json)
 
 
 def _import(given: "Given", target: "Target", out: Path, json: bool) -> None:
     from nas.calibration.given import fit, read
+    from nas.calibration.spec import remarks
+    from nas.calibration.work import sole_writer
 
     if not given.is_anything():
         raise UserError("calibrate: nothing to make a profile of; give --from, --anchor or --spec, or --budget")
-    known = read(given, target)
-    for line in known.lines:
-        say(line)
-    profile = fit(given, target, known)
-    profile.save(out)
+    with sole_writer(out):
+        known = read(given, target)
+        for line in known.lines:
+            say(line)
+        profile = fit(given, target, known)
+        for line in remarks(given.spec, profile):
+            say(f"warning: {line}")
+        profile.save(out)
     show(profile, out, json)
 
 
@@ -181,16 +201,20 @@ def _measure_here(
     return measure(given, target, plan, out, runner, settings, Progress())
 
 
-def _check_runner(name: str | None, options: list[str] | None, device: str | None, budget: int | None) -> None:
+def _check_runner(
+    name: str | None, options: list[str] | None, device: str | None, budget: int | None, runtime: str | None
+) -> None:
     given = f"--runner {name}" if name is not None else f"--option {options[0]}" if options else None
     if given is None:
         return
     if budget is None:
         raise UserError(f"{given}: measures what --budget chooses; add --budget 10")
-    if device not in (None, _LOCAL):
+    if device not in (None, LOCAL):
         raise UserError(f"{given}: --device {device} would not be measured; write --device local, its name is read")
     if name is None and device is None:
         raise UserError(f"{given}: of which runner? add --runner NAME, or --device local")
+    if name is not None and runtime is not None:
+        raise UserError(f"--runtime {runtime}: --runner {name} says what runtime it is; leave --runtime out")
 
 
 def _runner(
@@ -214,6 +238,7 @@ def _runner(
 def _measure_everything(recipe: "Recipe", out: Path, dry_run: bool, json: bool) -> None:
     """Every block of the space and some whole U-Nets, on this machine."""
     _prepare()
+    check_folder(out.with_name(out.name + ".work"), "measurements of --out in")
     if dry_run:
         plan = _calibration_plan(recipe, out)
         print_json(plan) if json else print_mapping(plan)

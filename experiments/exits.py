@@ -17,6 +17,7 @@ _INTERRUPTED = 130
 _MACHINE = {
     errno.ENOSPC: "free some space, then resume: what is finished is kept",
     errno.EDQUOT: "free some space, then resume: what is finished is kept",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then resume: what is finished is kept",
     errno.EROFS: "give a folder that can be written",
     errno.EACCES: "give a folder that can be written",
     errno.EPERM: "give a folder that can be written",

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from experiments.measure_output import show
 from experiments.option_text import key_values
-from experiments.output import print_json, print_mapping, print_rows, say
+from experiments.output import print_json
 from search_spaces.errors import UserError
+from search_spaces.places import check_folder
 
 if TYPE_CHECKING:
     from latency_predictors.manifest import Manifest
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from nas.measure_plan import Plan
 
 _SECONDS_EACH = 0.7
-_MOST_ROWS = 40
 _YEAR_S = 365 * 24 * 3600
+_FILES = ("measurements.jsonl", "measurements.csv", "manifest.json")
 
 
 def measure(
@@ -47,8 +49,14 @@ def measure(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another option of the runner; repeatable.")
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Time for all, about; without it 0.7 s a subject.")] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Of timed passes, for all subjects; exports and loading come on top. Else 0.7 s a subject."),
+    ] = None,
     timeout_s: Annotated[float, typer.Option(help="Longest load or run; what takes longer has failed.")] = 300.0,
+    prepare_timeout_s: Annotated[
+        float, typer.Option(help="Longest quantisation (or other change of precision) of one graph.")
+    ] = 1800.0,
     seed: Annotated[int, typer.Option(min=0, help="Of random candidates and the order of runs.")] = 0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read the teacher's shapes only: its weights need not be there.")
@@ -78,9 +86,11 @@ def measure(
     spec = RunnerSpec(name=runner, options=options)
     if not list_:
         spec.make()  # what it refuses is said before anything is loaded
+        check_folder(out, "--out", () if runner == "qnn" else _FILES)
     if max_seconds is not None:
         _seconds("--max-seconds", max_seconds, 0.001)
     _seconds("--timeout-s", timeout_s, 1)
+    _seconds("--prepare-timeout-s", prepare_timeout_s, 1)
     wanted = Wanted(
         teacher=teacher,
         space=space,
@@ -104,16 +114,22 @@ def measure(
             print_json(facts)
         else:
             print("\n".join(planned.names))
-            print(f"{len(planned.names)} subjects, about {seconds:.0f} s of measuring and the export of each; to {out}")
+            about = f"about {seconds:.0f} s of timed passes, and the export and loading of each"
+            print(f"{len(planned.names)} subjects, {about}; to {out}")
         return
     if runner == "qnn":
         from experiments.measure_qnn import compile_all
 
         compile_all(planned, spec, out, check=check, json=json, seed=seed)
         return
-    settings = {"max_seconds": seconds / len(planned.names), "timeout_s": timeout_s, "seed": seed}
+    settings = {
+        "max_seconds": seconds / len(planned.names),
+        "timeout_s": timeout_s,
+        "prepare_timeout_s": prepare_timeout_s,
+        "seed": seed,
+    }
     manifest, measured = run(planned, spec, settings, out, retry_failed=retry_failed)
-    _print(manifest, measured, out, json)
+    show(manifest, measured, planned.networks, out, json=json)
 
 
 def run(
@@ -157,47 +173,6 @@ def run(
         write_bytes(out / "measurements.csv", as_csv(measured, manifest.versions).encode())
         write_json(out / "manifest.json", manifest.model_dump(mode="json"))
     return manifest, {name: measured[name] for name in planned.names if name in measured}
-
-
-def _print(manifest: "Manifest", measured: dict[str, "Measurement"], out: Path, json: bool) -> None:
-    if json:
-        print_json({"manifest": manifest, "measurements": measured})
-    else:
-        rows = [
-            {
-                "subject": m.subject,
-                "latency_ms": m.median_ms,
-                "ci95_pct": m.ci95_half_width_pct,
-                "num_samples": m.num_samples,
-                "clock": m.clock,
-            }
-            for m in measured.values()
-        ]
-        print_rows(rows[:_MOST_ROWS])
-        if len(rows) > _MOST_ROWS:
-            print(f"and {len(rows) - _MOST_ROWS} more in measurements.csv")
-        facts: dict[str, Any] = {
-            "device": manifest.device,
-            "runtime": manifest.runtime,
-            "precision": manifest.precision,
-            "threads": manifest.threads,
-            "nodes": ", ".join(f"{count} {provider}" for provider, count in manifest.placement.items()),
-            "drift_pct": None if manifest.drift is None else manifest.drift.drift_pct,
-        }
-        quantization = manifest.quantization
-        if quantization is not None and quantization.integer_macs_share is not None:
-            least, most = quantization.integer_macs_share
-            facts["MACs_in_integer_kernels"] = f"{100 * least:.0f} to {100 * most:.0f} % of a subject's"
-            facts["multiply_in_float"] = quantization.float_operators
-            facts["worst_error_l2"] = quantization.worst_error_l2
-        print_mapping(facts)
-        print(f"results: {out / 'measurements.csv'}")
-    for name, reason in manifest.failed.items():
-        say(f"{name} failed: {reason}")
-    if manifest.failed:
-        say(f"{len(manifest.failed)} failed and are left out; --retry-failed tries them again")
-    if manifest.drift is not None and manifest.drift.warning is not None:
-        say(manifest.drift.warning)
 
 
 def _cores(text: str | None) -> list[int] | None:

@@ -5,6 +5,7 @@ Results go to standard output, everything else to standard error.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,17 @@ _CLOSING = {
     "after.latent_error": "latent error",
     "after.tafid": "taFID",
 }
+# How keys are written for people: by their last word the unit, some in other words.
+_UNITS = {"ms": "ms", "s": "s", "seconds": "s", "pct": "%"}
+_WORDS = {"macs": "MACs", "unet": "U-Net", "unets": "U-Nets", "vae": "VAE", "tafid": "taFID", "onnx": "ONNX"}
+_HEADINGS = {
+    "about_seconds": "time, about (s)",
+    "low_ms": "90 % low (ms)",
+    "high_ms": "90 % high (ms)",
+    "ci95_pct": "95 % interval (±%)",
+    "worst_error_l2": "worst error (relative L2)",
+}
+_KEY = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 
 
 def say(line: str) -> None:
@@ -53,11 +65,31 @@ def print_json(value: Any) -> None:
 
 
 def print_mapping(value: Mapping[str, Any]) -> None:
-    """Print `key  value` lines, nested keys dotted."""
-    rows = list(flatten(plain(value)).items())
+    """Print `key  value` lines, keys in words with their units."""
+    rows = [(heading(key), inner) for key, inner in flatten(plain(value)).items()]
     width = max((len(key) for key, _ in rows), default=0)
     for key, inner in rows:
         print(f"{key:<{width}}  {number(inner)}")
+
+
+def print_facts(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print `label  value (small print)` lines."""
+    width = max((len(label) for label, _, _ in rows), default=0)
+    for label, value, small in rows:
+        print(f"{label:<{width}}  {value}" + (f"  ({small})" if small else ""))
+
+
+def heading(key: str) -> str:
+    """Return a key as a person reads it: `drift_pct` is "drift (%)", `measured.num_macs` "measured MACs".
+
+    Names that are not ours (stages, options, files) stay as they are.
+    """
+    if key in _HEADINGS or not _KEY.fullmatch(key):
+        return _HEADINGS.get(key, key)
+    words = [word for part in key.split(".") for word in part.removeprefix("num_").split("_")]
+    unit = _UNITS.get(words[-1]) if len(words) > 1 else None
+    text = " ".join(_WORDS.get(word, word) for word in (words[:-1] if unit else words))
+    return f"{text} ({unit})" if unit else text
 
 
 def records(frame: Any) -> list[dict[str, Any]]:
@@ -74,7 +106,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | N
     flat = [flatten(plain(row)) for row in rows]
     if not flat:
         return
-    keys = columns or {key: key.replace("_", " ") for key in flat[0]}
+    keys = columns or {key: heading(key) for key in flat[0]}
     shown = [key for key in keys if any(row.get(key) is not None for row in flat)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:

@@ -3,7 +3,6 @@
 A device profile needs neither torch nor a teacher here, so that a million candidates take seconds, start included.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.output import print_json, print_mapping, print_rows
+from experiments.output import print_json, print_mapping, print_rows, say
 from search_spaces.errors import UserError
+from search_spaces.places import check_file
 
 if TYPE_CHECKING:
     from latency_predictors.latency_table import LatencyTable
@@ -29,7 +29,9 @@ def predict(
         list[str] | None, typer.Argument(metavar="[CANDIDATE]...", help="Candidate ids; - reads them, one a line.")
     ] = None,
     from_file: Annotated[Path | None, typer.Option(help="Text file with one candidate id a line.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, max=20_000_000, help="So many random candidates.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, max=20_000_000, help="So many random candidates; they may repeat.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of --sample.")] = 0,
     all_: Annotated[bool, typer.Option("--all", help="Every candidate of the space.")] = False,
     space: Annotated[
@@ -53,17 +55,22 @@ def predict(
         )
     if out is not None and out.suffix not in _SUFFIXES:
         raise UserError(f"--out {out}: legal are names that end in {' or '.join(_SUFFIXES)}")
+    if out is not None:
+        check_file(out, "--out")
     table = _table(profile, space, teacher)
     ids, matrix = _candidates(table.space, candidates or [], from_file, sample, seed)
     if out is None and len(matrix) > _MOST_PRINTED and not json:
         raise UserError(f"{len(matrix):,} candidates are too many to print; give --out FILE.parquet or FILE.csv")
+    facts: dict[str, Any] = {"out": out, "num_candidates": len(matrix)}
+    if sample is not None:
+        facts["num_distinct"] = _num_distinct(table.space, matrix)
+        _say_repeats(table.space, sample, facts["num_distinct"])
     found = _frame(table, ids, matrix)
     if out is None:
         rows = found.to_pylist()
         print_json(rows) if json else print_rows(rows)
         return
     _write(found, out)
-    facts = {"out": out, "num_candidates": len(matrix)}
     print_json(facts) if json else print_mapping(facts)
 
 
@@ -110,7 +117,9 @@ def _candidates(
             raise UserError(f"--from-file {from_file}: {error.strerror}; give a text file") from None
         return read_ids(text, space, str(from_file))
     if list(given) == ["-"]:
-        return read_ids(sys.stdin.buffer.read(), space, "standard input")
+        return read_ids(_standard_input(), space, "standard input")
+    if "-" in given:
+        raise UserError("- reads the candidates from standard input; give it alone, or candidate ids alone")
     if given:
         import pyarrow
 
@@ -143,11 +152,33 @@ def _write(found: Any, out: Path) -> None:
     """The whole file or none."""
     from pyarrow import csv, parquet
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    from search_spaces.atomic import replacing
+
+    with replacing(out) as temporary:
         (csv.write_csv if out.suffix == ".csv" else parquet.write_table)(found, temporary)
-        os.replace(temporary, out)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def _standard_input() -> bytes:
+    closed = "candidate -: standard input is closed; pipe ids into it, or give --from-file FILE"
+    if sys.stdin is None:  # as Python has it where the descriptor is closed
+        raise UserError(closed)
+    try:
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError):  # open for writing only, or closed since
+        raise UserError(closed) from None
+
+
+def _num_distinct(space: "SearchSpace", matrix: "Indices") -> int:
+    import numpy as np
+
+    return len(np.unique(space.rank(matrix)))
+
+
+def _say_repeats(space: "SearchSpace", num: int, num_distinct: int) -> None:
+    if num_distinct < num:
+        most = (
+            f"; --all gives each of the {space.num_candidates:,} once"
+            if num_distinct * 2 > space.num_candidates
+            else ""
+        )
+        say(f"--sample {num}: drawn with replacement, {num_distinct:,} of the {num:,} candidates are distinct{most}")

@@ -34,12 +34,13 @@ def retarget(
     quiet()
     from nas.report.retarget_page import write_retarget_page
     from nas.run.retarget import retarget as draw
-    from nas.run.retarget import write_tables
+    from nas.run.retarget_files import PAGE, check_output, output_folder, write_tables
 
+    check_output(run_dir, out)
     result = draw(run_dir, device, max_latency_ms, max_params)
-    folder = out or run_dir / "retarget" / result.there.folder
-    files = write_tables(result, folder)
-    files["page"] = write_retarget_page(result, folder / "retarget.html")
+    with output_folder(result, run_dir, out) as folder:
+        files = write_tables(result, folder)
+        files["page"] = write_retarget_page(result, folder / PAGE)
     if json:
         print_json({**_as_json(result), "files": files})
     else:
@@ -50,8 +51,9 @@ def retarget(
 def _as_json(result: "Retargeted") -> dict[str, Any]:
     from dataclasses import asdict
 
+    titles = dict(zip(("title_here", "title_there"), result.titles, strict=True))
     picks = {"picks_here": result.picks_here, "picks_there": result.picks_there}
-    return {**asdict(result), **picks}
+    return {**asdict(result), **titles, **picks}
 
 
 def print_result(result: "Retargeted") -> None:
@@ -59,7 +61,8 @@ def print_result(result: "Retargeted") -> None:
     from nas.plots.format import count, error, milliseconds
     from nas.report.retarget_page import interval, kendall_sentence, move, moves_sentence, ranks, sentences
 
-    print(f"here:  {result.here.title}\nthere: {result.there.title}")
+    here, there = result.titles
+    print(f"here:  {here}\nthere: {there}")
     print("\n".join(sentences(result)))
     print_rows(
         [

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latency_predictors.judgement import Judgement
+from latency_predictors.judgement import Judgement, median_interval
 from latency_predictors.judging import Point, Verdict, judge, repeatability_of, tie_of
+from latency_predictors.plausibility import implausible
 from latency_predictors.stage_errors import OptionError, biased, common, option_errors
 from search_spaces.candidate import Candidate
 
@@ -28,6 +29,7 @@ class Evaluation:
 
     points: one for each judged network; empty when no whole U-Net was measured.
     extrapolating_pct: share of the space's candidates (a sample of them) that the profile extrapolates to.
+    warnings: what cannot be so with the measurements as a whole (plausibility.implausible).
     """
 
     device: str
@@ -47,6 +49,7 @@ class Evaluation:
     effects: tuple[OptionError, ...]
     extrapolating_pct: int
     verdict: Verdict
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -61,6 +64,9 @@ def evaluate(
     """
     space = profile.own_space
     points, judgement = _judged(profile, unseen)
+    if judgement is not None and judgement.median_interval_pct is None:  # of a file from before profiles had it
+        interval = median_interval([abs(p.error_pct) for p in points])
+        judgement = judgement.model_copy(update={"median_interval_pct": interval})
     effects = tuple(
         option_errors(
             [Candidate.from_id(p.candidate, space.stages).options for p in points], [p.log_error for p in points]
@@ -70,7 +76,9 @@ def evaluate(
     outside = round(100 * float(np.mean(profile.predict(space, matrix).extrapolates)))
     spreads = [p.repeatability_pct for p in points if p.repeatability_pct is not None]
     repeatability = float(np.median(spreads)) if spreads else None
-    tie = tie_of([p.log_error for p in points])
+    # Of latencies that are all one there is no order, so that there are no ties in it.
+    is_ordered = judgement is not None and judgement.spearman is not None
+    tie = tie_of([p.log_error for p in points]) if is_ordered else None
     return Evaluation(
         device=profile.device,
         runtime=profile.runtime,
@@ -95,7 +103,9 @@ def evaluate(
             biased=biased(effects),
             common=common([p.log_error for p in points]),
             extrapolating_pct=outside,
+            num_fitted=profile.num_networks,
         ),
+        warnings=implausible(profile.own_space, profile.kernel_tables, profile.training),
     )
 
 

@@ -42,7 +42,8 @@ from latency_predictors.networks import Networks
 from latency_predictors.parts import Parts
 from latency_predictors.profile import DeviceProfile, Information
 from latency_predictors.profile_records import Check, SourceDevice
-from latency_predictors.source_devices import source_device, source_sums
+from latency_predictors.sheet_agreement import bounded, kernel_costs_ms, log_ratios
+from latency_predictors.source_devices import check_enough, source_device, source_sums
 from latency_predictors.spec_sheet import SpecSheet
 from latency_predictors.training import Training
 from search_spaces.errors import UserError
@@ -52,12 +53,9 @@ from search_spaces.space import Indices, SearchSpace
 _NUM_TYPICAL = 2000
 #: Leave-one-out errors of fewer networks choose no predictor.
 _LEAST_TO_CHOOSE = 3
-#: The same where there are other devices: one network's error, predicted from one other, is little to go by, but they
-#: were given to be used.
-_LEAST_TO_WEIGH = 2
 #: By how much the smallest of the errors of fewer than five networks understates that of others, since it was chosen as
-#: the smallest: 90 % intervals of recorded calibrations with 3 networks and 4 or 12 of 37 blocks held .79 to .91
-#: without it on the SD-shaped U-Nets.
+#: the smallest. 90 % intervals on SD-shaped U-Nets hold .96 to .99 of them by `python -m experiments.bench.intervals
+#: --networks 3 --blocks 4,12`, and .92 to .97 without it (`--scale chosen_factor=0.667`).
 _CHOSEN_FACTOR = 1.5
 
 
@@ -131,7 +129,7 @@ def fit_profile(
     kept = set(held_out)
     fit = Networks.of(space, training.networks, [name for name in training.networks if name not in kept])
     check = Networks.of(space, training.networks, held_out)
-    _check_sources(sources or {}, parts.num_measured, len(fit.ids))
+    check_enough(sources or {}, parts.num_measured, len(fit.ids))
     devices = tuple(source_device(name, table, space) for name, table in (sources or {}).items())
     information: Information
     model: FittedModel
@@ -156,17 +154,6 @@ def fit_profile(
     else:
         raise UserError("nothing to fit: no part and no whole network was measured, no spec sheet is given; give one")
     return assemble(space, training, facts, parts, model, information, devices, fit, check)
-
-
-def _check_sources(sources: Mapping[str, LatencyTable], num_parts: int, num_networks: int) -> None:
-    """Other devices' latencies are scaled by whole networks, and weighed against blocks by two of them: not dropped."""
-    needed = _LEAST_TO_WEIGH if num_parts else 1
-    if sources and num_networks < needed:
-        raise UserError(
-            f"sources {', '.join(sources)}: {num_networks} whole networks and {num_parts} blocks are measured on the "
-            f"device itself; other devices are used with at least {needed} whole network{'s' if needed > 1 else ''}: "
-            "measure those, or leave the sources out"
-        )
 
 
 def _better_of(
@@ -230,11 +217,11 @@ def _fit_networks(
         return Inputs(kernels.of_candidates(space, matrix), kernels.kernel_names, rows, sources)
 
     typical = inputs(space.sample(np.random.default_rng(0), _NUM_TYPICAL))
-    cost = None
-    if spec is not None:
-        cost = FittedRoofline.of(kernels.kernel_names, spec.rates_per_ms(kernels.kernel_names)).kernel_cost_ms
+    cost = None if spec is None else kernel_costs_ms(spec, kernels.kernel_names)
     measured = inputs(fit.matrix)
     model = Ensemble(prior=unlearned_prior(typical, cost)).fit(measured, fit.latency_ms)
+    if spec is not None:
+        model = bounded(model, log_ratios(fit, spec, kernels, space))
     shares = Nnls(features="places", scale=typical.kernels.mean(0)).fit(measured, fit.latency_ms)
     return model, parts.estimated(np.array(shares.coefficients)[:-1])
 

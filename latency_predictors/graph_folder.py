@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +12,12 @@ from latency_predictors.graphs import data_path, graph_bytes, remove_onnx
 from latency_predictors.journal import Journal
 from latency_predictors.manifest import SubjectFacts
 from latency_predictors.processes import one_line
-from latency_predictors.runners.base import Runner, Sample
+from latency_predictors.runners.base import Prepared, Sample
 from latency_predictors.subject_names import graph_name
 from search_spaces.errors import UserError
+
+Prepare = Callable[[str, Path, Sequence[Sample]], Prepared | None]
+"""prepare(name, graph, samples): Runner.prepare of the graph of this name"""
 
 
 class Graphs(Protocol):
@@ -29,14 +32,14 @@ class Graphs(Protocol):
 
 
 class GraphFolder:
-    """Graphs of subjects in `folder`, prepared by `runner`, and the reference in a folder of its own there.
+    """Graphs of subjects in `folder`, each made what the runner takes by `prepare`; the reference apart.
 
     The reference is the first of `graphs.primers` that can be written and has not been given up. Whether it can be
     run is found out in a pass: `is_proven` is for the caller to set, and :meth:`drop_reference` for what cannot.
     """
 
-    def __init__(self, graphs: Graphs, runner: Runner, journal: Journal, folder: Path) -> None:
-        self._graphs, self._runner, self._journal, self._folder = graphs, runner, journal, folder
+    def __init__(self, graphs: Graphs, prepare: Prepare, journal: Journal, folder: Path) -> None:
+        self._graphs, self._prepare, self._journal, self._folder = graphs, prepare, journal, folder
         self._primers: list[str] | None = None
         self._tried: set[str] = set()
         self._reference: Path | None = None
@@ -118,7 +121,7 @@ class GraphFolder:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
             raw = Path(scratch) / path.name
             try:
-                prepared = self._runner.prepare(raw, self._graphs.write(name, raw))
+                prepared = self._prepare(name, raw, self._graphs.write(name, raw))
             except (UserError, OSError):  # said already, or nothing about this graph
                 raise
             except Exception as error:  # whatever exporters and quantisers may raise of somebody's graph

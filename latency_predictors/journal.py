@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from latency_predictors.manifest import Manifest, SubjectFacts
 from latency_predictors.measurement import Measurement, Recording, combine_all
+from search_spaces.atomic import write_error
 from search_spaces.errors import UserError
 
 
@@ -144,7 +146,13 @@ class Journal:
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
-        with self._path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # half a line is no end of a journal that others append to
+                os.truncate(self._path, size)
+            raise write_error(self._path, error, len(text)) from error

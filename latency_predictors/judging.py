@@ -7,6 +7,11 @@ least 0.975, 90th percentile of at most 6 %): predictors, weights and what was m
 errors, which are thus too small by an amount that nobody knows; half of each limit is an assumption. The figures for
 "fit" are worse than what calibration reaches on a quiet machine (90th percentile 5-7 %, Spearman above 0.98); those
 for "care" are what predictions from public figures of other networks reach.
+
+Of few networks the figures themselves are uncertain. With fewer than 10 the median error counts as large as its 90 %
+interval allows: its upper end may be at most 10 %, which is the median of errors whose 90th percentile is 25 % (the
+90th percentile of normal errors is 1.645 / 0.674 = 2.4 times their median). Fewer than 5 have no such interval, and
+three networks are in the right order by luck in one of six cases: what looks good is not judged then.
 """
 
 from __future__ import annotations
@@ -26,12 +31,17 @@ if TYPE_CHECKING:
 
 Level = Literal["fit", "care", "unfit", "unjudged"]
 LEAST_NETWORKS = 10
+#: Of fewer the median error has no 90 % interval (judgement.median_interval).
+_LEAST_JUDGED = 5
+_MOST_MEDIAN_PCT = 10.0
 _LIMITS: tuple[tuple[Level, float, float], ...] = (("fit", 0.95, 12.0), ("care", 0.85, 25.0))
 #: For "fit" by networks that were left out in turn: half the distance to a perfect predictor.
 _CLEAR_SPEARMAN, _CLEAR_P90_PCT = 0.975, 6.0
 RULE = (
     "fit for search: Spearman >= 0.95 and 90th percentile of the error <= 12 % on at least 10 whole U-Nets that the "
-    "fit did not see, or 0.975 and 6 % on as many left out in turn; usable with care: 0.85 and 25 %; else not fit"
+    "fit did not see, or 0.975 and 6 % on as many left out in turn; usable with care: 0.85 and 25 %, and of 5 to 9 "
+    "U-Nets a median error of at most 10 % at the upper end of its 90 % interval; else not fit; fewer than 5 U-Nets "
+    "within these limits are not judged"
 )
 WORDS: dict[Level, str] = {
     "fit": "fit for search",
@@ -93,30 +103,45 @@ def tie_of(log_errors: Sequence[float] | NDArray[np.float64]) -> float | None:
     """How many per cent two predictions must differ for the smaller one to be the faster network in 9 of 10 cases.
 
     Errors of two networks are taken as independent with the standard deviation s of `log_errors` (an error that all
-    share does not change an order): exp(z sqrt(2) s) - 1 with z the normal quantile of 0.9. None below two errors.
+    share does not change an order): exp(t sqrt(2) s) - 1 with t the 0.9 quantile of Student's t of as many degrees of
+    freedom as s has, since s itself is uncertain. None below two errors.
     """
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
     errors = np.asarray(log_errors, dtype=np.float64)
     if len(errors) < 2:
         return None
-    return float(100.0 * np.expm1(ndtri(TIE_CONFIDENCE) * np.sqrt(2.0) * np.std(errors, ddof=1)))
+    return float(100.0 * np.expm1(stdtrit(len(errors) - 1, TIE_CONFIDENCE) * np.sqrt(2.0) * np.std(errors, ddof=1)))
 
 
 def repeatability_of(timing: Measurement | ImportedMeasurement) -> float | None:
-    """Half the 95 % interval of a measured median in per cent; None for a measurement without its samples."""
-    half = getattr(timing, "ci95_half_width_pct", None)
-    return None if half is None else float(half)
+    """Half the 95 % interval of a measured latency in per cent of it; None where it is not known."""
+    return timing.ci95_half_width_pct
 
 
 def level_of(judgement: Judgement) -> Level:
-    """The level by the rule; at most "care" below `LEAST_NETWORKS` networks, or left out in turn without a margin."""
-    if judgement.spearman is None or judgement.num < 3:
+    """The level by the rule.
+
+    At most "care" below `LEAST_NETWORKS` networks, as far as the upper end of the median error's interval allows, and
+    where networks were left out in turn without a margin.
+    """
+    spearman = judgement.spearman
+    if spearman is None or judgement.num < 3:
         return "unjudged"
-    for level, spearman, p90 in _LIMITS:
-        if judgement.spearman >= spearman and judgement.p90_error_pct <= p90:
-            return "care" if judgement.num < LEAST_NETWORKS or _is_unclear(judgement) else level
-    return "unfit"
+    level = next((level for level, rho, p90 in _LIMITS if spearman >= rho and judgement.p90_error_pct <= p90), None)
+    if level is None:
+        return "unfit"
+    if judgement.num < _LEAST_JUDGED:
+        return "unjudged"
+    if judgement.num < LEAST_NETWORKS:
+        return "care" if _highest_median_pct(judgement) <= _MOST_MEDIAN_PCT else "unfit"
+    return "care" if _is_unclear(judgement) else level
+
+
+def _highest_median_pct(judgement: Judgement) -> float:
+    """Upper end of the median error's interval; in profiles that do not state it the 90th percentile, which is near."""
+    interval = judgement.median_interval_pct
+    return judgement.p90_error_pct if interval is None else interval[1]
 
 
 def _is_unclear(judgement: Judgement) -> bool:
@@ -133,26 +158,33 @@ def judge(
     biased: Sequence[str] = (),
     common: str | None = None,
     extrapolating_pct: int = 0,
+    num_fitted: int = 0,
 ) -> Verdict:
-    """The verdict on the errors over whole U-Nets; None: none was measured.
+    """The verdict on the errors over whole U-Nets; None: there are none to judge by.
 
     tie_pct, repeatability_pct: see tie_of and repeatability_of (the median over the networks).
     biased: sentences on options that go with wrong predictions (stage_errors.biased).
     common: a sentence on the error that all networks share (stage_errors.common).
     extrapolating_pct: share of the space's candidates that the profile extrapolates to.
+    num_fitted: whole U-Nets that were fitted; one alone shows no error.
     """
     more = "measure whole U-Nets: nanosd calibrate --device DEVICE --budget 10 --measure candidates --out PROFILE"
     if judgement is None:
-        return Verdict("unjudged", ("no whole U-Net was measured on the device, so no error is known",), (more,))
+        none = "no whole U-Net was measured on the device, so no error is known"
+        one = "one whole U-Net was measured; it fixes the scale, and no second one shows how far predictions are off"
+        return Verdict("unjudged", (one if num_fitted == 1 else none,), (more,))
     errors, level = judgement, level_of(judgement)
     whose = " that the fit did not see" if errors.how == "unseen" else ", left out in turn"
+    interval = errors.median_interval_pct
     reasons = [
-        f"{errors.num} whole U-Nets{whose}: median error {errors.median_error_pct:.1f} %, 90th percentile "
-        f"{errors.p90_error_pct:.1f} %, {100 * errors.within10:.0f} % within 10 %, Spearman {_two(errors.spearman)}"
+        f"{errors.num} whole U-Net{'' if errors.num == 1 else 's'}{whose}: median error {errors.median_error_pct:.1f} %"
+        + ("" if interval is None else f" (90 % interval {interval[0]:.1f} to {interval[1]:.1f} %)")
+        + f", 90th percentile {errors.p90_error_pct:.1f} %, {100 * errors.within10:.0f} % within 10 %, "
+        f"Spearman {_two(errors.spearman)}"
     ]
     steps = []
     if errors.num < LEAST_NETWORKS:
-        reasons.append(f"{errors.num} networks are too few to be sure of the order; {LEAST_NETWORKS} are needed")
+        reasons.append(_uncertainty(errors))
         steps.append(more)
     elif level == "care" and _is_unclear(errors) and level_of(errors.model_copy(update={"how": "unseen"})) == "fit":
         reasons.append(
@@ -189,6 +221,20 @@ def judge(
     elif level == "fit":
         steps.append("search with it: nanosd search --set calibration.profile=PROFILE")
     return Verdict(level, tuple(reasons), tuple(steps))
+
+
+def _uncertainty(errors: Judgement) -> str:
+    """What few networks leave open, a sentence."""
+    order = "is too few" if errors.num == 1 else "networks are too few"
+    few = f"{errors.num} {order} to be sure of the order; {LEAST_NETWORKS} are needed"
+    if errors.num < _LEAST_JUDGED:
+        return f"{few}. Of fewer than {_LEAST_JUDGED} the errors themselves are uncertain without a limit"
+    if errors.how == "leave_one_out":
+        few += ". The predictor was chosen by these same errors, so that others are larger as a rule"
+    highest = _highest_median_pct(errors)
+    if highest <= _MOST_MEDIAN_PCT:
+        return few
+    return f"{few}. The median error may be as large as {highest:.0f} %; usable is {_MOST_MEDIAN_PCT:.0f} %"
 
 
 def judge_npu(errors: ErrorStatement) -> Verdict:

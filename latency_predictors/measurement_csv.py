@@ -18,6 +18,8 @@ COLUMNS = (
     "toolchain",
     "statistic",
     "num_samples",
+    "ci95_low_ms",
+    "ci95_high_ms",
 )
 
 
@@ -29,5 +31,5 @@ def as_csv(measurements: Mapping[str, Measurement], versions: Mapping[str, str])
     writer.writerow(COLUMNS)
     for m in measurements.values():
         row = (m.subject, repr(m.median_ms), m.device, m.runtime, m.precision, m.threads, toolchain, "median")
-        writer.writerow((*row, m.num_samples))
+        writer.writerow((*row, m.num_samples, *map(repr, m.ci95_ms)))
     return text.getvalue()

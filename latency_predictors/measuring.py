@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from latency_predictors.manifest import (
     total_placement,
 )
 from latency_predictors.measurement import Conditions, current_conditions
+from latency_predictors.preparing import Preparer
 from latency_predictors.runners import RunnerSpec
-from latency_predictors.runners.base import DeviceError, MeasureSettings, Progress, Runner
+from latency_predictors.runners.base import DeviceError, MeasureSettings, Prepared, Progress, Runner, Sample
 from latency_predictors.runners.in_this_process import InThisProcess
 from latency_predictors.runners.round_robin import Session
 from latency_predictors.runners.worker import Broken, GroupWorker, Pass
+from search_spaces.atomic import WriteError
 from search_spaces.errors import UserError
 
 
@@ -35,12 +38,14 @@ class GroupSettings(MeasureSettings):
         that, and the activations of one run: all sessions of a group share one arena. It is lowered to an eighth
         of the memory that is available.
     timeout_s: longest that one load or one run may take; what takes longer is stopped and counts as hung.
-    memory_limit_bytes: private memory of the measuring process; by default nine tenths of what is available.
-        A group that needs more is split.
+    prepare_timeout_s: longest that one graph may take to be turned into the runner's precision.
+    memory_limit_bytes: private memory of the measuring process, and of the one that prepares graphs; by default nine
+        tenths of what is available. A group that needs more is split.
     """
 
     group_bytes: PositiveInt = 1536 << 20
     timeout_s: PositiveFloat = Field(default=300.0, allow_inf_nan=False)
+    prepare_timeout_s: PositiveFloat = Field(default=1800.0, allow_inf_nan=False)
     memory_limit_bytes: PositiveInt | None = None
 
 
@@ -57,8 +62,8 @@ def measure_all(
 
     Parameters
     ----------
-    runner: by name, to measure each group in a process of its own: a subject that hangs it, or crashes it again when
-        alone, is marked as failed in the journal, and the others go on. A runner itself measures in this process.
+    runner: by name, to prepare and measure graphs in processes of their own: a subject that hangs one, or crashes it
+        again when alone, is marked as failed in the journal, and the others go on. A runner itself works in this one.
     folder: takes the graphs until they are measured.
     on_progress: (subjects done, by the share of their time, subjects in all, note).
 
@@ -71,12 +76,13 @@ def measure_all(
         return journal.manifest
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     smallest_group = len(pending)
-    while pending:
-        group, pending = work.next_group(pending)
-        if group:
-            num, left = work.measure(group)
-            pending = left + pending
-            smallest_group = min(smallest_group, num) if num else smallest_group
+    with closing(work):
+        while pending:
+            group, pending = work.next_group(pending)
+            if group:
+                num, left = work.measure(group)
+                pending = left + pending
+                smallest_group = min(smallest_group, num) if num else smallest_group
     work.folder.clean_up()
     made = work.runner
     facts = {name: fact for name, fact in journal.facts.items() if name in names}
@@ -118,7 +124,13 @@ class _Work:
         self._names, self._settings, self._journal, self._on_progress = names, settings, journal, on_progress
         self._spec = runner if isinstance(runner, RunnerSpec) else None
         self.runner: Runner = runner.make() if isinstance(runner, RunnerSpec) else runner
-        self.folder = GraphFolder(graphs, self.runner, journal, folder)
+        self._preparer: Preparer | None = None
+        # float32 graphs are taken as they are exported: no need of a process.
+        if self._spec is not None and self.runner.precision != "float32":
+            self._preparer = Preparer(
+                self._spec, timeout_s=settings.prepare_timeout_s, memory_limit_bytes=self._memory_limit_bytes
+            )
+        self.folder = GraphFolder(graphs, self._prepare, journal, folder)
         self._cpu_s = 0.0
         self._alone: set[str] = set()
         self.last_conditions: Conditions | None = None
@@ -127,6 +139,11 @@ class _Work:
         if self._on_progress is not None:
             done = sum(name in self._journal.failed or name in self._journal.finished for name in self._names)
             self._on_progress(done + under_way, len(self._names), note)
+
+    def close(self) -> None:
+        """Ends the process that prepares graphs, until the next one is to be: nothing runs beside what is timed."""
+        if self._preparer is not None:
+            self._preparer.stop()
 
     def next_group(self, pending: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
         """Exports the next subjects, as many as go together: their graphs, and those that are left."""
@@ -140,7 +157,7 @@ class _Work:
             self.report(f"export {name}")
             try:
                 group[name] = self.folder.subject(name)
-            except DeviceError:
+            except (DeviceError, WriteError):  # about no subject
                 raise
             except UserError as error:
                 self._journal.fail(name, str(error))
@@ -189,6 +206,7 @@ class _Work:
         """Passes over a group until its session is over (None), or what broke it."""
         session: Session | None = None
         reference = self.folder.reference()
+        self.close()
         with self._source({REFERENCE: reference, **group}, reference) as source:
             while True:
                 made = source.next_pass()
@@ -215,15 +233,24 @@ class _Work:
     def _source(self, graphs: Mapping[str, Path], primer: Path) -> GroupWorker | InThisProcess:
         if self._spec is None:
             return InThisProcess(self.runner, graphs, self._settings, primer)
-        limit = self._settings.memory_limit_bytes or _available_bytes() * 9 // 10
         return GroupWorker(
             self._spec,
             graphs,
             self._settings,
             primer,
             timeout_s=self._settings.timeout_s,
-            memory_limit_bytes=limit,
+            memory_limit_bytes=self._memory_limit_bytes,
         )
+
+    def _prepare(self, name: str, graph: Path, samples: Sequence[Sample]) -> Prepared | None:
+        if self._preparer is None:
+            return self.runner.prepare(graph, samples)
+        self.report(f"{self.runner.precision} of {name}")
+        return self._preparer.prepare(graph, samples)
+
+    @property
+    def _memory_limit_bytes(self) -> int:
+        return self._settings.memory_limit_bytes or _available_bytes() * 9 // 10
 
     def _learn_placement(self, group: Mapping[str, Path], made: Pass) -> None:
         known = self._journal.facts

@@ -38,6 +38,7 @@ class Networks:
                 raise UserError(f"held_out: network {shown(text)} was not measured; name networks that were")
             matrix[row] = space.encode(Candidate.from_id(text, space.stages))
         latency_ms = np.array([timings[text].latency_ms for text in ids], dtype=np.float64)
-        # A 95 % interval is 1.96 standard deviations to either side; imported timings state none.
-        noise = [t.ci95_half_width_pct / 196.0 for t in (timings[text] for text in ids) if isinstance(t, Measurement)]
+        # A 95 % interval is 1.96 standard deviations to either side; not every imported timing states one.
+        halves = [timings[text].ci95_half_width_pct for text in ids]
+        noise = [half / 196.0 for half in halves if half is not None]
         return cls(tuple(ids), matrix, latency_ms, float(np.median(noise)) if noise else 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from latency_predictors.latency_table import LatencyTable
@@ -10,6 +12,20 @@ from search_spaces.errors import UserError
 from search_spaces.space import Indices, SearchSpace
 
 _NUM_ROWS = 1000
+#: Whole networks that weigh other devices against measured blocks: the error of one of them, predicted from one other,
+#: is little to go by, but the devices were given to be used.
+_LEAST_TO_WEIGH = 2
+
+
+def check_enough(sources: Mapping[str, LatencyTable], num_parts: int, num_networks: int) -> None:
+    """UserError unless enough whole networks scale the sources, or weigh them against blocks: they are not dropped."""
+    needed = _LEAST_TO_WEIGH if num_parts else 1
+    if sources and num_networks < needed:
+        raise UserError(
+            f"sources {', '.join(sources)}: {num_networks} whole networks and {num_parts} blocks are measured on the "
+            f"device itself; other devices are used with at least {needed} whole network{'s' if needed > 1 else ''}: "
+            "measure those, or leave the sources out"
+        )
 
 
 def source_device(name: str, table: LatencyTable, space: SearchSpace) -> SourceDevice:

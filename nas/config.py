@@ -1,9 +1,8 @@
 """The recipe: everything that decides what a run does, in one frozen, fully checked tree of fields."""
 
-import hashlib
 import json
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nas.atomic import write_bytes
 from nas.errors import UserError
 from nas.fields import closest, explain, section, walk
+from nas.recipe_hash import recipe_hash as recipe_hash
+from nas.recipe_hash import with_free_fields
 
 
 class Section(BaseModel):
@@ -189,7 +190,7 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recip
 
     Raises UserError, one line a problem: dotted key, value, what is legal, the nearest key.
     """
-    tree = {} if path is None else _read(Path(path))
+    tree = {} if path is None else read_fields(path)
     for text in overrides:
         _override(tree, text)
     try:
@@ -202,32 +203,23 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recip
         raise UserError(f"recipe {path}: cannot be used ({error}); write it without YAML aliases") from None
 
 
-def save_recipe(recipe: Recipe, path: str | Path) -> None:
+def save_recipe(recipe: Recipe, path: str | Path, like: Mapping[str, Any] | None = None) -> None:
     """Write the resolved recipe as YAML, every field spelt out, atomically.
+
+    `like` is what the file of a run names (:func:`read_fields`): what its version did not hash stays unnamed.
 
     Raises UserError where the folder is full or cannot be written.
     """
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(Path(path), text.encode())
+    tree = recipe.model_dump(mode="json") if like is None else with_free_fields(recipe, like)
+    write_bytes(Path(path), yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Return 16 hex digits of SHA-256 over everything that can change what a candidate is found to be.
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """What a recipe file names, as a tree of fields that are not checked yet.
 
-    The name, the budgets, what is exported and how many candidates are evaluated by how many workers may change
-    while a run goes on: what is finished stays comparable.
+    Raises UserError for a file that cannot be read as such.
     """
-    exclude: Any = {
-        "name": True,
-        "picks": True,
-        "export": True,
-        "search": {"num_candidates", "workers", "max_failures"},
-    }
-    text = json.dumps(recipe.model_dump(mode="json", exclude=exclude), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, Any]:
+    path = Path(path)
     try:
         tree = _parse(path.read_text(encoding="utf-8"), f"recipe {path}")
     except OSError as error:

@@ -10,8 +10,8 @@ from search_spaces.errors import UserError
 
 
 @contextmanager
-def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Holds `folder`, which exists, for this process.
+def folder_lock(folder: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds `folder`, which exists, for this process, once another has let go of it, for which it waits so long.
 
     Raises:
         UserError: another process holds it (`what` begins the line), or it cannot be locked.
@@ -20,7 +20,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
 
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         raise UserError(
             f"{what}: another nanosd process is working in it; wait for it, stop it, or give another folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 
+#: A name of that many letters fits into 255 bytes in any script.
+_MOST_LETTERS = 60
+
+
 @dataclass(frozen=True)
 class DeviceFacts:
     """What a profile speaks of, and how far to trust it.
@@ -27,6 +32,8 @@ class DeviceFacts:
         fitted_from: a key of ``INFORMATION``.
         error: its error on networks that it did not see, as a sentence; empty where it has none.
         notes: what else it says of itself.
+        file: where it was read from, as it was given; empty where nobody asks.
+        key: of its content; empty where nobody asks.
     """
 
     device: str
@@ -36,6 +43,8 @@ class DeviceFacts:
     fitted_from: str
     error: str
     notes: tuple[str, ...]
+    file: str = ""
+    key: str = ""
 
     @property
     def is_measured(self) -> bool:
@@ -44,14 +53,29 @@ class DeviceFacts:
 
     @property
     def title(self) -> str:
-        """Device, precision and, on a processor, threads: enough to tell two profiles of a machine apart."""
+        """Device, precision and, on a processor, threads; see :func:`told_apart` for two profiles of one machine."""
+        return f"{' '.join(self.device.split())} ({self.details})"
+
+    @property
+    def details(self) -> str:
+        """Precision and, on a processor, threads."""
         threads = f", {self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads is not None else ""
-        return f"{self.device} ({self.precision}{threads})"
+        return f"{self.precision}{threads}"
 
     @property
     def folder(self) -> str:
-        """The title as the name of a folder."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        """The title as the name of a folder: letters and digits of any script; two devices may share one."""
+        plain = unicodedata.normalize("NFKC", self.title).casefold()
+        return re.sub(r"[\W_]+", "-", plain).strip("-")[:_MOST_LETTERS].rstrip("-")
+
+
+def told_apart(first: DeviceFacts, second: DeviceFacts) -> tuple[str, str]:
+    """Titles of two profiles; where those are the same, with what else differs: the runtime, else the file."""
+    if first.title == second.title:
+        for this, other in ((first.runtime, second.runtime), (first.file, second.file)):
+            if this != other:
+                return f"{first.title}, {this}", f"{second.title}, {other}"
+    return first.title, second.title
 
 
 def is_of(facts: DeviceFacts, measurement: Measurement) -> bool:

@@ -48,12 +48,14 @@ class Plan:
     """Subjects in the order in which they are measured, their graphs, and what the measurements depend on.
 
     digests: of subjects whose names do not say what they are, the SHA-256 of their graph.
+    networks: the subjects that are whole networks: U-Nets, and files.
     """
 
     names: tuple[str, ...]
     graphs: Graphs
     context: dict[str, Any]
     digests: dict[str, str] = field(default_factory=dict)
+    networks: tuple[str, ...] = ()
 
 
 def plan(wanted: Wanted, *, only_names: bool = False) -> Plan:
@@ -91,13 +93,14 @@ def _plan_files(wanted: Wanted) -> Plan:
     for name in files:
         with suppress(UserError):  # weights that are not there: it fails when its turn comes, and the others go on
             digests[name] = graphs.digest(name)
-    return Plan(tuple(files), graphs, {"files": "onnx"}, digests)
+    return Plan(tuple(files), graphs, {"files": "onnx"}, digests, tuple(files))
 
 
 def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
     from latency_predictors.subjects import BASE, Subjects, option_subject
     from latency_predictors.teacher_graphs import TeacherGraphs
-    from nas.teacher import load_shapes, load_teacher, num_text_tokens
+    from nas.teacher import load_teacher
+    from nas.teacher_shapes import teacher_shapes
     from search_spaces.conditioning import text_width
     from search_spaces.space_file import load_space
     from search_spaces.vae_option import VAE_STAGES
@@ -105,10 +108,9 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
     space = load_space(wanted.space)
     unet_space = unet_of(space)
     if only_names or wanted.random_weights:
-        unet, vae = load_shapes(wanted.teacher)
+        shapes = teacher_shapes(wanted.teacher, wanted.latent_size, wanted.num_tokens)
+        unet, vae, size, tokens = shapes.unet, shapes.vae, shapes.latent_size, shapes.num_tokens
         key = f"shapes of {wanted.teacher}"
-        size = int(unet.config.sample_size)
-        tokens = wanted.num_tokens or num_text_tokens(wanted.teacher)
     else:
         teacher = load_teacher(wanted.teacher)
         unet, vae, key, size = teacher.unet, teacher.vae, teacher.key, teacher.latent_size
@@ -124,18 +126,20 @@ def _plan_teacher(wanted: Wanted, only_names: bool) -> Plan:
         if not halves:
             raise UserError(f"--vae: search space {space.name!r} has no VAE; give one of whole pipelines, nanosd-joint")
         names += _chosen("--vae", wanted.vae, halves)
-    for candidate in _candidates(wanted, space):
+    candidates = _candidates(wanted, space)
+    for candidate in candidates:
         names.append(candidate.unet.id)
         names += [option_subject(s, candidate.options[s]) for s in VAE_STAGES if candidate.is_pipeline]
     operators = {}
     if wanted.operators:
         from latency_predictors.operators import find_operators
 
-        meta = unet if next(unet.parameters()).is_meta else load_shapes(wanted.teacher)[0]
+        meta = unet if next(unet.parameters()).is_meta else teacher_shapes(wanted.teacher).unet
         operators = find_operators(Subjects(meta, unet_space, size, tokens, text_width(unet.config)))
         names += operators
     context = {"teacher_key": key, "space": space.name, "latent_size": size, "num_tokens": tokens}
-    return Plan(tuple(dict.fromkeys(names)), TeacherGraphs(subjects, vae, operators), context)
+    networks = tuple(dict.fromkeys(candidate.unet.id for candidate in candidates))
+    return Plan(tuple(dict.fromkeys(names)), TeacherGraphs(subjects, vae, operators), context, networks=networks)
 
 
 def unet_of(space: SearchSpace) -> SearchSpace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from search_spaces.space import Indices, SearchSpace
 
 _SEPARATOR = "-"
-# One that no text has: a line is one value.
-_NO_DELIMITER = "\x1f"
 
 
 def read_ids(text: bytes, space: SearchSpace, source: str) -> tuple[Any, Indices]:
@@ -27,14 +24,21 @@ def read_ids(text: bytes, space: SearchSpace, source: str) -> tuple[Any, Indices
         The ids as an Arrow array of strings (N,), and the index matrix (N, decisions).
 
     Raises:
-        UserError: naming the first line that is no candidate of the space; ``source`` says of what.
+        UserError: naming the first line that is no candidate of the space; ``source`` says of what. As quick where that
+            line is the last of millions as where there is none.
     """
-    lines = _lines(text)
-    if lines is not None:
-        rows = _stage_rows(lines, space)
-        if rows is not None:
-            return lines, space.from_stage_rows(rows)
-    return _read_one_by_one(text, space, source)
+    text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        before = text[: text.rfind(b"\n", 0, error.start) + 1]
+        _read(before, space, source)  # a line before may be wrong, too
+        number = before.count(b"\n") + 1
+        raise UserError(f"{source}, line {number}: not UTF-8 text; write one candidate id a line") from None
+    ids, rows = _read(text, space, source)
+    if not len(ids):
+        raise UserError(f"{source}: no candidates in it; write one candidate id a line")
+    return ids, space.from_stage_rows(rows)
 
 
 def id_column(space: SearchSpace, matrix: Indices) -> Any:
@@ -71,60 +75,65 @@ def _text_column(texts: Sequence[str]) -> Any:
     return pyarrow.Array.from_buffers(pyarrow.string(), len(encoded), buffers)
 
 
-def _lines(text: bytes) -> Any | None:
-    """Lines that are not empty; None for text that is none."""
-    import pyarrow
-    from pyarrow import csv
+def _read(text: bytes, space: SearchSpace, source: str) -> tuple[Any, Indices]:
+    """Ids (N,) and option numbers (N, stages) of the lines that are not empty.
 
-    if not text.strip():
-        return None
-    try:
-        table = csv.read_csv(
-            BytesIO(text),
-            read_options=csv.ReadOptions(column_names=["candidate"]),
-            parse_options=csv.ParseOptions(delimiter=_NO_DELIMITER, quote_char=False),
-            convert_options=csv.ConvertOptions(column_types={"candidate": pyarrow.string()}, strings_can_be_null=False),
-        )
-    except pyarrow.ArrowInvalid:
-        return None
-    return table["candidate"].combine_chunks()
-
-
-def _stage_rows(lines: Any, space: SearchSpace) -> Indices | None:
-    """Option numbers (N, stages); None unless every line is a candidate of the space, written without blanks."""
-    import pyarrow
+    All lines at once against the options of each stage. What is left over is looked at one by one: blanks of kinds that
+    Arrow does not know, or the line that is wrong.
+    """
     import pyarrow.compute
 
-    split = pyarrow.compute.split_pattern(lines, _SEPARATOR)
-    num_stages = len(space.stages)
-    if not pyarrow.compute.all(pyarrow.compute.equal(pyarrow.compute.list_value_length(split), num_stages)).as_py():
-        return None
-    words = split.flatten().dictionary_encode()
-    codes = words.indices.to_numpy(zero_copy_only=False).reshape(-1, num_stages)
-    rows = np.empty(codes.shape, dtype=np.int64)
-    for column, stage in enumerate(space.stages):
-        numbers = {option: number for number, option in enumerate(space.options[stage])}
-        number_of = np.array([numbers.get(word, -1) for word in words.dictionary.to_pylist()], dtype=np.int64)
-        rows[:, column] = number_of[codes[:, column]]
-    return None if (rows < 0).any() else rows
-
-
-def _read_one_by_one(text: bytes, space: SearchSpace, source: str) -> tuple[Any, Indices]:
-    import pyarrow
-
-    ids, rows = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            name = line.decode("utf-8").strip()
-        except UnicodeDecodeError:
-            raise UserError(f"{source}, line {number}: not UTF-8 text; write one candidate id a line") from None
+    lines = _lines(text)
+    rows = _stage_rows(lines, space)
+    is_empty = pyarrow.compute.equal(lines, "").to_numpy(zero_copy_only=False).astype(bool)
+    for line in np.flatnonzero((rows[:, 0] < 0) & ~is_empty):
+        name = lines[int(line)].as_py().strip()
         if not name:
+            is_empty[line] = True
             continue
         try:
-            rows.append(space.encode(Candidate.from_id(name, space.stages)))
+            index = space.encode(Candidate.from_id(name, space.stages))
         except UserError as error:
-            raise UserError(f"{source}, line {number}: {error}") from None
-        ids.append(name)
-    if not ids:
-        raise UserError(f"{source}: no candidates in it; write one candidate id a line")
-    return pyarrow.array(ids), np.array(rows)
+            raise UserError(f"{source}, line {line + 1}: {error}") from None
+        rows[line] = space.stage_rows(index[None])[0]
+    if not is_empty.any():
+        return lines, rows
+    kept = np.flatnonzero(~is_empty)
+    return lines.take(arrow_column(kept)), rows[kept]
+
+
+def _lines(text: bytes) -> Any:
+    """Lines of UTF-8 text without the blanks around them, as an Arrow array of strings."""
+    import pyarrow.compute
+
+    whole = pyarrow.Array.from_buffers(
+        pyarrow.large_string(),
+        1,
+        [None, pyarrow.py_buffer(np.array([0, len(text)], dtype=np.int64)), pyarrow.py_buffer(text)],
+    )
+    lines = pyarrow.compute.split_pattern(whole, "\n").flatten()
+    return pyarrow.compute.utf8_trim_whitespace(lines)
+
+
+def _stage_rows(lines: Any, space: SearchSpace) -> Indices:
+    """Option numbers (N, stages); -1 throughout for a line that is no candidate of the space."""
+    import pyarrow.compute
+
+    num_stages = len(space.stages)
+    rows = np.full((len(lines), num_stages), -1, dtype=np.int64)
+    split = pyarrow.compute.split_pattern(lines, _SEPARATOR)
+    lengths = pyarrow.compute.list_value_length(split).to_numpy(zero_copy_only=False)
+    fitting = np.flatnonzero(lengths == num_stages)
+    if len(fitting) < len(lines):
+        split = split.take(arrow_column(fitting))
+    words = split.flatten().dictionary_encode()
+    codes = words.indices.to_numpy(zero_copy_only=False).reshape(-1, num_stages)
+    found = np.empty(codes.shape, dtype=np.int64)
+    texts = words.dictionary.to_pylist()
+    for column, stage in enumerate(space.stages):
+        numbers = {option: number for number, option in enumerate(space.options[stage])}
+        number_of = np.array([numbers.get(word, -1) for word in texts], dtype=np.int64)
+        found[:, column] = number_of[codes[:, column]]
+    found[(found < 0).any(axis=1)] = -1
+    rows[fitting] = found
+    return rows

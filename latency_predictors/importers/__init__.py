@@ -52,6 +52,9 @@ IMPORTERS: dict[str, Importer] = {
 }
 """By name; the first that recognises a file reads it."""
 
+#: Rows without a latency that a line lists.
+_MOST_BLANK = 10
+
 
 def read_measurements(path: Path | str, format: str | None = None, facts: Facts | None = None) -> ImportResult:
     """Imports one measurement file.
@@ -74,7 +77,9 @@ def read_measurements(path: Path | str, format: str | None = None, facts: Facts 
         if not refused:
             raise source.error(1, "no measurement is in it; give the file that the tool wrote")
         more = f" (and {len(refused) - 1} more rows refused)" if len(refused) > 1 else ""
-        raise source.error(refused[0].row, f"{refused[0].reason}{more}; no measurement is left")
+        # Rows that nobody has filled in yet are not what is wrong with a file where others are.
+        first = next((flag for flag in refused if not flag.is_blank), refused[0])
+        raise source.error(first.row, f"{first.reason}{more}; no measurement is left")
     return ImportResult(
         measurements=tuple(reading.measurements),
         flags=tuple(sorted(reading.flags, key=lambda flag: flag.row if isinstance(flag.row, int) else 0)),
@@ -106,7 +111,11 @@ def read_all(
             )
         files[result.sha256] = path
         lines.append(result.summary())
-        lines += [f"{result.source}, {flag}" for flag in result.flags]
+        lines += [f"{result.source}, {flag}" for flag in result.flags if not flag.is_blank]
+        blank = [str(flag.row) for flag in result.flags if flag.is_blank]
+        if blank:
+            more = f" and {len(blank) - _MOST_BLANK} more" if len(blank) > _MOST_BLANK else ""
+            lines.append(f"{result.source}, row {', '.join(blank[:_MOST_BLANK])}{more}: no latency is filled in")
         for m in result.measurements:
             earlier = first.setdefault(duplicate_key(m), m)
             if earlier.provenance.sha256 != result.sha256:

@@ -6,10 +6,12 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from pydantic import ValidationError
 
 from latency_predictors.importers.records import (
@@ -21,12 +23,14 @@ from latency_predictors.importers.records import (
     RowFlag,
     at,
 )
+from latency_predictors.measurement import median_interval
 from search_spaces.errors import UserError
 
 Unit = Literal["s", "ms", "us"]
 MS_PER_UNIT: dict[Unit, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3}
 MAX_BYTES = 128 << 20
 _LEAST_MS, _MOST_MS = 1e-6, 8.64e7  # a nanosecond and a day: beyond them a figure is no latency
+_LEAST_RUNS = 6
 # Every pattern on a stranger's text is one that cannot try the same text in several ways.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -109,9 +113,9 @@ class Reading:
             return False
         return True
 
-    def refuse(self, row: Row, reason: str) -> None:
+    def refuse(self, row: Row, reason: str, *, is_blank: bool = False) -> None:
         """Leaves the row out and says why."""
-        self.flags.append(RowFlag(row, one_line(reason)))
+        self.flags.append(RowFlag(row, one_line(reason), is_blank=is_blank))
 
     def remark(self, row: Row, reason: str) -> None:
         """Keeps the row and says what to know about it."""
@@ -176,6 +180,22 @@ def latency_ms(value: object, unit: Unit, what: str) -> float:
     if not _LEAST_MS <= ms <= _MOST_MS:
         raise RowError(f"{what} is {short(value)} {unit}, not between a nanosecond and a day; check its unit")
     return ms
+
+
+def median_of_runs(runs_ms: Sequence[float]) -> dict[str, Any]:
+    """The fields of a measurement that single runs (milliseconds, at least one) tell: median, number, 95 % interval.
+
+    The interval is that of :func:`latency_predictors.measurement.median_interval`; None for fewer than 6 runs, of which
+    not even the whole range covers the median in 95 cases of 100.
+    """
+    ordered = sorted(runs_ms)
+    low, high = median_interval(len(ordered))
+    return {
+        "latency_ms": float(np.median(ordered)),
+        "statistic": "median",
+        "num_samples": len(ordered),
+        "ci95_ms": (ordered[low], ordered[high]) if len(ordered) >= _LEAST_RUNS else None,
+    }
 
 
 def whole(value: object, what: str, least: int = 0) -> int:

@@ -9,15 +9,33 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from latency_predictors.importers.base import Reading, RowError, Source, Unit, latency_ms, number, short, whole
+from latency_predictors.importers.base import (
+    Reading,
+    RowError,
+    Source,
+    Unit,
+    latency_ms,
+    median_of_runs,
+    number,
+    short,
+    whole,
+)
 from latency_predictors.importers.checks import off_unit, unit_reason
 
 LATENCY_COLUMNS: dict[str, Unit] = {"latency_ms": "ms", "latency_us": "us", "latency_s": "s"}
+INTERVAL_COLUMNS = {f"latency_{unit}": (f"ci95_low_{unit}", f"ci95_high_{unit}") for unit in LATENCY_COLUMNS.values()}
 TEXT_COLUMNS = ("subject", "device", "runtime", "precision", "toolchain", "compute_unit", "statistic")
 COUNT_COLUMNS = {"threads": 1, "num_samples": 1, "peak_memory_bytes": 0}
-COLUMNS = ("subject", *LATENCY_COLUMNS, *TEXT_COLUMNS[1:], *COUNT_COLUMNS, "peak_memory_mib", "run", "note")
+COLUMNS = (
+    "subject",
+    *LATENCY_COLUMNS,
+    *(name for names in INTERVAL_COLUMNS.values() for name in names),
+    *TEXT_COLUMNS[1:],
+    *COUNT_COLUMNS,
+    "peak_memory_mib",
+    "run",
+    "note",
+)
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -55,10 +73,13 @@ class CsvImporter:
                 reading.refuse(row, f"{len(cells)} cells under {len(columns)} columns")
                 continue
             texts = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
+            if not texts[latency]:
+                reading.refuse(row, f"{latency} is empty; fill it in", is_blank=True)
+                continue
             try:
                 ms = latency_ms(texts[latency], LATENCY_COLUMNS[latency], latency)
-                stated = _stated(texts)
                 run = whole(texts["run"], "run") if "run" in texts else None
+                stated = _stated(texts) | {"ci95_ms": _interval(texts, latency, ms, is_run=run is not None)}
             except RowError as error:
                 reading.refuse(row, str(error))
                 continue
@@ -108,11 +129,20 @@ def _check_header(source: Source, row: int, columns: list[str]) -> str:
             row,
             f"columns {short(columns)}; needed are subject and one of {', '.join(LATENCY_COLUMNS)}",
         )
+    _check_interval(source, row, columns, latencies[0])
     return latencies[0]
 
 
+def _check_interval(source: Source, row: int, columns: list[str], latency: str) -> None:
+    """One unit for a latency and both ends of its interval, so that none is read in another."""
+    given = [name for names in INTERVAL_COLUMNS.values() for name in names if name in columns]
+    low, high = INTERVAL_COLUMNS[latency]
+    if given and set(given) != {low, high}:
+        raise source.error(row, f"columns {', '.join(given)} beside {latency}: needed are {low} and {high}, or neither")
+
+
 def _unit_hint(name: str) -> str:
-    looks = any(word in name for word in ("latency", "time", "ms", "dur", "sec"))
+    looks = any(word in name for word in ("latency", "time", "ms", "dur", "sec", "ci95"))
     return " (a latency's unit is part of its column's name)" if looks else ""
 
 
@@ -136,6 +166,25 @@ def _stated(texts: dict[str, str]) -> dict[str, Any]:
     return stated
 
 
+def _interval(texts: dict[str, str], latency: str, ms: float, *, is_run: bool) -> tuple[float, float] | None:
+    """Ends of the 95 % interval in milliseconds; None where both cells are empty."""
+    names = INTERVAL_COLUMNS[latency]
+    cells = [texts.get(name, "") for name in names]
+    if not any(cells):
+        return None
+    if is_run:
+        raise RowError(f"{names[0]}: a single run has no interval; it is taken from the runs, leave the cells empty")
+    for name, cell in zip(names, cells, strict=True):
+        if not cell:
+            raise RowError(f"{name} is empty; give both ends of the interval, or neither")
+    unit = LATENCY_COLUMNS[latency]
+    low, high = (latency_ms(cell, unit, name) for name, cell in zip(names, cells, strict=True))
+    if not low <= ms <= high:
+        shown = " to ".join(map(short, cells))
+        raise RowError(f"{latency} is {short(texts[latency])}, outside of its 95 % interval {shown}; check the units")
+    return low, high
+
+
 def _add_runs(reading: Reading, runs: _Runs) -> None:
     """The median of the runs; a run in another unit than the others is refused by its own row."""
     wrong = off_unit(runs.latencies_ms)
@@ -143,5 +192,4 @@ def _add_runs(reading: Reading, runs: _Runs) -> None:
         kind = f"{len(runs.rows)} runs of {short(runs.stated['subject'])}"
         reading.refuse(runs.rows[index], unit_reason(runs.latencies_ms[index], ratio, kind))
     kept = [ms for index, ms in enumerate(runs.latencies_ms) if index not in wrong]
-    stated = runs.stated | {"statistic": "median", "num_samples": len(kept)}
-    reading.add(runs.rows[0], latency_ms=float(np.median(kept)), **stated)
+    reading.add(runs.rows[0], **(runs.stated | median_of_runs(kept)))

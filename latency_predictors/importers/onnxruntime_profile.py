@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from latency_predictors.importers.base import Reading, RowError, Source, latency_ms, number, short, whole
+from latency_predictors.importers.base import (
+    Reading,
+    RowError,
+    Source,
+    latency_ms,
+    median_of_runs,
+    number,
+    short,
+    whole,
+)
 from latency_predictors.importers.documents import load_json
 from latency_predictors.importers.records import ComputeUnit, LayerCounts, OperatorLatency
 
@@ -95,12 +104,10 @@ class OnnxRuntimeProfileImporter:
         kept = reading.add(
             row,
             subject=None,
-            latency_ms=float(np.median([run.latency_ms for run in counted])),
-            statistic="median",
-            num_samples=len(counted),
             runtime=_runtime(counts),
             compute_unit=layers.primary if layers is not None else None,
             layer_counts=layers,
+            **median_of_runs([run.latency_ms for run in counted]),
         )
         if kept and len(counts) > 1:
             parts = ", ".join(f"{num} on {provider}" for provider, num in counts.most_common())

@@ -11,9 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from latency_predictors.importers.base import Reading, RowError, Source, latency_ms, load, short, whole
+from latency_predictors.importers.base import Reading, RowError, Source, latency_ms, load, median_of_runs, short, whole
 from latency_predictors.importers.checks import off_unit, unit_reason
 from latency_predictors.importers.records import Facts
 
@@ -103,8 +101,6 @@ def _add(reading: Reading, call: _Call) -> None:
     reading.add(
         call.rows[0],
         subject=call.model,
-        latency_ms=float(np.median(kept)),
-        statistic="median",
-        num_samples=len(kept),
         peak_memory_bytes=call.peak_bytes or None,
+        **median_of_runs(kept),
     )

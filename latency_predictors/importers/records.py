@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from latency_predictors.measurement import Milliseconds, Precision
 
@@ -86,8 +86,9 @@ class ImportedMeasurement(BaseModel):
     """One latency that somebody else measured; None is what neither the file nor the caller said.
 
     `latency_ms` is the `statistic` of `num_samples` runs: a median, a mean where a tool reports nothing
-    better, or AI Hub's estimate. Unlike :class:`latency_predictors.measurement.Measurement` there are
-    seldom samples, conditions or a spread. `peak_memory_bytes` is the tool's own notion of a peak.
+    better, or AI Hub's estimate. `ci95_ms` are the ends of its 95 % interval, where the runs or the file tell. Unlike
+    of :class:`latency_predictors.measurement.Measurement` there are seldom samples or conditions.
+    `peak_memory_bytes` is the tool's own notion of a peak.
     `job_id` is AI Hub's: rows of one job are one measurement, whatever devices they stand under.
     """
 
@@ -97,6 +98,7 @@ class ImportedMeasurement(BaseModel):
     latency_ms: Milliseconds
     statistic: Statistic | None = None
     num_samples: PositiveInt | None = None
+    ci95_ms: tuple[Milliseconds, Milliseconds] | None = None
     device: Name | None = None
     runtime: Name | None = None
     precision: ImportedPrecision | None = None
@@ -107,6 +109,21 @@ class ImportedMeasurement(BaseModel):
     peak_memory_bytes: NonNegativeInt | None = None
     job_id: Name | None = None
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _holds_its_latency(self) -> Self:
+        if self.ci95_ms is not None and not self.ci95_ms[0] <= self.latency_ms <= self.ci95_ms[1]:
+            raise ValueError(
+                f"ci95_ms: {self.latency_ms:g} ms is outside of {self.ci95_ms[0]:g} to {self.ci95_ms[1]:g}"
+            )
+        return self
+
+    @property
+    def ci95_half_width_pct(self) -> float | None:
+        """Half the width of the 95 % interval, in per cent of the latency; None where no spread is known."""
+        if self.ci95_ms is None:
+            return None
+        return 50.0 * (self.ci95_ms[1] - self.ci95_ms[0]) / self.latency_ms
 
 
 @dataclass(frozen=True)
@@ -128,11 +145,15 @@ class OperatorLatency:
 
 @dataclass(frozen=True)
 class RowFlag:
-    """What is wrong with a row. A `refused` row gave no measurement; a remark leaves it in."""
+    """What is wrong with a row. A `refused` row gave no measurement; a remark leaves it in.
+
+    `is_blank`: its latency is not filled in yet.
+    """
 
     row: Row
     reason: str
     refused: bool = True
+    is_blank: bool = False
 
     def __str__(self) -> str:
         return f"{at(self.row)}: {self.reason}" + ("" if self.refused else " (kept)")

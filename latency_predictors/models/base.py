@@ -257,12 +257,17 @@ def check_latency(latency_ms: ArrayLike, num_rows: int, what: str = "latency_ms"
     return values
 
 
-def interval(latency_ms: Array, log_std: ArrayLike, dof: float, outside: NDArray[np.bool_]) -> Prediction:
-    """The prediction (N,) with 90 % intervals from the log latency's standard deviation, Student's t of `dof`."""
+def interval(
+    latency_ms: Array, log_std: ArrayLike, dof: float, outside: NDArray[np.bool_], widest_factor: float | None = None
+) -> Prediction:
+    """The prediction (N,) with 90 % intervals from the log latency's standard deviation, Student's t of `dof`.
+
+    widest_factor: by which the ends may be off the prediction at most.
+    """
     from scipy.special import stdtrit
 
     with np.errstate(over="ignore"):
-        factor = np.minimum(np.exp(float(stdtrit(dof, 0.95)) * np.asarray(log_std)), _WIDEST_FACTOR)
+        factor = np.minimum(np.exp(float(stdtrit(dof, 0.95)) * np.asarray(log_std)), widest_factor or _WIDEST_FACTOR)
     return Prediction(latency_ms, latency_ms / factor, latency_ms * factor, outside)
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latency_predictors.models.base import FittedModel, Inputs, Prediction, Support, check_latency, interval
 from latency_predictors.models.fields import NonNegative, NonNegatives, check_length, check_weights
@@ -20,7 +20,7 @@ _LEAST_JUDGED = 5
 _ANALYTIC_TRUST = 2.0
 #: As many measurements' worth of trust in the Gaussian process' own variance where it alone predicts, and elsewhere.
 #: Noise differs twentyfold between devices: sharing more (10) made intervals of quiet ones too wide, of others too
-#: narrow.
+#: narrow (column `coverage90` of `python -m experiments.bench.latency`, whose devices those are).
 _PRIOR_COUNT_ALONE, _PRIOR_COUNT = 10.0, 1.0
 
 
@@ -91,7 +91,8 @@ class FittedEnsemble(FittedModel):
     """The members and their weights: additive ones first, then the Gaussian process if it is one.
 
     `log_std` is the standard deviation of every network's log latency, `gp_std_factor` what the Gaussian process' own
-    is multiplied with where it alone predicts: one of the two is None.
+    is multiplied with where it alone predicts: one of the two is None. `widest_factor`: no end of an interval is
+    further from the prediction, because a spec sheet bounds it; None: nothing does.
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -100,6 +101,7 @@ class FittedEnsemble(FittedModel):
     weights: NonNegatives
     log_std: NonNegative | None
     gp_std_factor: NonNegative | None
+    widest_factor: float | None = Field(default=None, gt=1.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _members_fit_together(self) -> Self:
@@ -135,4 +137,4 @@ class FittedEnsemble(FittedModel):
             if self.gp_std_factor is not None:
                 std = self.gp_std_factor * np.sqrt(variance)
         dof = len(self.loo_log_errors) + (_PRIOR_COUNT_ALONE if self.log_std is None else _PRIOR_COUNT - 1.0)
-        return interval(np.exp(log_ms), std, dof, self.support.is_outside(inputs))
+        return interval(np.exp(log_ms), std, dof, self.support.is_outside(inputs), self.widest_factor)

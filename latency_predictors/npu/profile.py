@@ -200,11 +200,25 @@ class NpuTable:
     interval_factor: float = UNKNOWN_FACTOR
     extrapolates: bool = False
 
+    def __post_init__(self) -> None:
+        for stage in self.space.stages:
+            wanted = len(self.space.options[stage])
+            given = self.options_ms[stage].shape if stage in self.options_ms else ()
+            if stage != STEPS and given != (wanted,):
+                raise UserError(
+                    f"options_ms: latencies of shape {given} for stage {stage}, which has {wanted} options in search "
+                    f"space {self.space.name!r}; tabulate the profile for this space"
+                )
+
     def predict(self, matrix: Indices) -> Prediction:
-        """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions)."""
-        latency_ms, factor = self.latency_ms(matrix), self.interval_factor
-        outside = np.full(len(latency_ms), self.extrapolates)
-        with np.errstate(all="ignore"):
+        """Latency in ms (N,), 90 % interval and extrapolation of candidates (N, decisions).
+
+        Raises:
+            UserError: no index matrix of the space, or a prediction that is no latency.
+        """
+        with np.errstate(all="ignore"):  # what is no number in the end is refused, in one line
+            latency_ms, factor = self._sums_ms(matrix), self.interval_factor
+            outside = np.full(len(latency_ms), self.extrapolates)
             found = Prediction(latency_ms, latency_ms / factor, latency_ms * factor, outside)
         return found.checked("NPU profile")
 
@@ -215,7 +229,10 @@ class NpuTable:
         return float(self.options_ms[stage][self.space.options[stage].index(option)])
 
     def latency_ms(self, matrix: Indices) -> Floats:
-        """Latency in ms (N,) of candidates (N, decisions): one U-Net pass, or one run of the pipeline."""
+        """Latency in ms (N,) of candidates (N, decisions): one U-Net pass, or one run of the pipeline; as `predict`."""
+        return self.predict(matrix).latency_ms
+
+    def _sums_ms(self, matrix: Indices) -> Floats:
         rows = self.space.stage_rows(np.atleast_2d(np.asarray(matrix)))
         total = np.full(len(rows), self.head_ms + self.constant_ms)
         once = np.zeros(len(rows))

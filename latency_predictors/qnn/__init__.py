@@ -7,8 +7,9 @@ from latency_predictors.qnn.compiler import Compiled, Toolchain, compile_graph, 
 from latency_predictors.qnn.quantization import QuantizationSettings, quantize_graph
 from latency_predictors.qnn.report import CompileReport, read_report, write_report
 from latency_predictors.qnn.socs import SOCS, Soc, find_soc
-from latency_predictors.qnn.steps import CompileSettings, Steps, compile_subject, read_samples, write_samples
+from latency_predictors.qnn.steps import CompileSettings, Steps, compile_subject
 from latency_predictors.quantization import relative_l2
+from latency_predictors.samples import read_samples, write_samples
 
 __all__ = [
     "SOCS",

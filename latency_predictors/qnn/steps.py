@@ -6,12 +6,11 @@ compiler that aborts or hangs costs one step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from latency_predictors import isolated
@@ -20,7 +19,7 @@ from latency_predictors.qnn.quantization import QuantizationSettings, quantize_g
 from latency_predictors.qnn.report import CompileReport, Step
 from latency_predictors.qnn.socs import find_soc
 from latency_predictors.quantization import fitting_inputs, open_graph, relative_l2
-from latency_predictors.runners.base import Sample
+from latency_predictors.samples import read_samples
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,8 +101,8 @@ def compile_subject(
     ----------
     steps: may have run steps before (an export); they are in the report too.
     graph: ONNX file in float32.
-    samples: file of :func:`write_samples`; the last sample is kept from calibration and checks the
-        numerics, so two are needed at least.
+    samples: file of :func:`latency_predictors.samples.write_samples`; the last sample is kept from
+        calibration and checks the numerics, so two are needed at least.
     context: where the compiled graph is written, with its binary beside it.
     """
     quantised = context.with_name(f"{context.stem}.qdq.onnx")
@@ -143,29 +142,6 @@ def remove_compiled(context: Path) -> None:
     """Deletes a compiled graph and its binary, if there."""
     context.unlink(missing_ok=True)
     binary_path(context).unlink(missing_ok=True)
-
-
-def write_samples(path: Path, samples: Sequence[Sample]) -> Path:
-    """Writes samples (each name -> array) as one safetensors file, in order."""
-    from safetensors.numpy import save_file
-
-    tensors = {f"{i}/{name}": np.ascontiguousarray(value) for i, s in enumerate(samples) for name, value in s.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(path)
-    return path
-
-
-def read_samples(path: Path) -> list[dict[str, NDArray[Any]]]:
-    """The samples of :func:`write_samples`, in order."""
-    from safetensors.numpy import load_file
-
-    samples: dict[int, dict[str, NDArray[Any]]] = {}
-    for key, value in load_file(path).items():
-        index, _, name = key.partition("/")
-        samples.setdefault(int(index), {})[name] = value
-    return [samples[index] for index in sorted(samples)]
 
 
 def _quantise(graph: str, samples: str, out: str, settings: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.calibration.spec import spec_sheet
 from nas.calibration.target import Target
 from search_spaces.errors import UserError
 
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from latency_predictors.latency_table import LatencyTable
     from latency_predictors.measurement import Measurement
     from latency_predictors.profile import DeviceProfile
-    from latency_predictors.spec_sheet import SpecSheet
     from latency_predictors.training import Training
-
-#: Bytes of an activation, where a spec sheet does not say.
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float": 2, "w8a16": 2, "w16a16": 2, "w4a16": 2, "w8a8": 1}
 
 
 @dataclass(frozen=True)
@@ -94,14 +91,13 @@ def read(given: Given, target: Target, earlier: DeviceProfile | None = None) -> 
     if earlier is not None:
         parts |= earlier.training.parts
         networks |= earlier.training.networks
+    in_files: Mapping[str, ImportedMeasurement] = {}
     if rows:
         found = sort_rows(rows, target.space, skip_unknown=given.skip_unknown)
         lines += [f"{line} (left out)" for line in found.unknown] + strays(rows)
         parts |= found.parts
-        networks |= found.networks
-    for text in given.anchors:
-        anchor = _anchor(text, target, chosen)
-        networks[anchor.subject] = anchor
+        in_files = found.networks
+    networks |= {**in_files, **_anchors(given.anchors, target, chosen, in_files)}
     return Known(Training(parts, networks), _facts(target, chosen), tuple(lines))
 
 
@@ -120,43 +116,6 @@ def fit(given: Given, target: Target, known: Known, held_out: Sequence[str] = ()
         sources[profile.device] = table
     spec = spec_sheet(given.spec, str(known.facts.precision))
     return fit_profile(target.space, target.kernels, known.training, known.facts, held_out, spec, sources)
-
-
-def spec_sheet(given: Sequence[str], precision: str) -> SpecSheet | None:
-    """The rates of files and "rate=value" together, later ones first; None where nothing is given.
-
-    Raises:
-        UserError: a file that is no mapping, an unknown rate, or a value that is no rate.
-    """
-    if not given:
-        return None
-    import yaml
-    from pydantic import ValidationError
-
-    from latency_predictors.spec_sheet import SpecSheet
-
-    rates: dict[str, Any] = {"bytes_per_element": _BYTES[precision]} if precision in _BYTES else {}
-    legal = ", ".join(SpecSheet.model_fields)
-    for text in given:
-        key, equals, value = text.partition("=")
-        if equals:
-            rates[key.strip()] = value.strip()
-            continue
-        try:
-            content = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--spec {text}: cannot be read ({reason}); give a YAML file with {legal}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"--spec {text}: holds no rates; give a YAML file with {legal}")
-        rates |= content
-    try:
-        return SpecSheet.model_validate(rates)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        stated = "" if first["type"] == "missing" else f" is {first['input']!r}"
-        raise UserError(f"--spec: {name}{stated}: {first['msg']}; legal are {legal}") from None
 
 
 def _rows(given: Given) -> tuple[list[ImportedMeasurement], list[str]]:
@@ -198,6 +157,25 @@ def _facts(target: Target, chosen: Mapping[str, Any]) -> ProfileFacts:
     from latency_predictors.fitting import ProfileFacts
 
     return ProfileFacts(**chosen, latent_size=target.shapes.latent_size, num_tokens=target.shapes.num_tokens)
+
+
+def _anchors(
+    texts: Sequence[str], target: Target, chosen: Mapping[str, Any], in_files: Mapping[str, ImportedMeasurement]
+) -> dict[str, ImportedMeasurement]:
+    """The latencies given on the command line by candidate; UserError for one that is told otherwise elsewhere."""
+    from latency_predictors.importers.records import at
+
+    found: dict[str, ImportedMeasurement] = {}
+    told = {
+        name: (row.latency_ms, f"{row.provenance.file}, {at(row.provenance.row)}") for name, row in in_files.items()
+    }
+    for text in texts:
+        anchor = _anchor(text, target, chosen)
+        ms, where = told.setdefault(anchor.subject, (anchor.latency_ms, f"--anchor {text}"))
+        if ms != anchor.latency_ms:
+            raise UserError(f"--anchor {text}: {anchor.subject} takes {ms:g} ms by {where}; keep one of the two")
+        found[anchor.subject] = anchor
+    return found
 
 
 def _anchor(text: str, target: Target, chosen: Mapping[str, Any]) -> ImportedMeasurement:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from latency_predictors.subject_names import BASE
 from nas.calibration.given import Given, fit, read
 from nas.calibration.proposing import Outcome, Plan, earlier_profile, proposals, stop_reason
+from nas.calibration.spec import remarks
 from nas.calibration.target import Target
+from nas.calibration.work import work_folder
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ def measure(
             )
     known = read(given, target, earlier)
     # Apart from the files of a calibration that measures everything: its graphs have the teacher's weights.
-    work = out.with_name(out.name + ".work") / "budget"
+    folder = work_folder(out)
+    work = folder / "budget"
     ensure_writable(work)
-    with folder_lock(work, f"calibration in {work}"):
+    with folder_lock(folder, f"calibration in {folder}"):
         journal = Journal(work / "measurements.jsonl", _context(target, {**facts, "options": runner.context}))
         graphs = TeacherGraphs(target.subjects)
         journal.retry(list(journal.failed))
@@ -87,6 +90,8 @@ def measure(
                 measure_all([*own, *new], graphs, runner, settings, journal, work / "graphs", report)
             phase.advance(0, **{"": ""})
         lines = [*known.lines, *(f"{name} cannot be measured: {reason}" for name, reason in journal.failed.items())]
+        if profile is not None:
+            lines += [f"warning: {line}" for line in remarks(given.spec, profile)]
         return Outcome(profile, end or "everything that can be proposed is measured", lines=tuple(lines))
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latency_predictors.imported import subject_of
 from latency_predictors.subject_names import graph_name
 from nas.calibration.given import Given, Known, fit, read
+from nas.calibration.spec import remarks
 from nas.calibration.target import Target
+from nas.overwriting import is_same_file
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +66,8 @@ def ask(given: Given, target: Target, plan: Plan, out: Path, export: Path | None
     """One round with a device that is not at hand: fits what is known, and writes what to measure next.
 
     The profile at `out` is what earlier calls learned; the file beside it (:func:`asking_file`) has a row for every
-    proposal, keeps the rows that are filled in, and is given back with --from.
+    proposal, keeps the rows that are filled in, and is given back with --from. A row of it that the import refused is
+    still to be measured (`lines` say why).
 
     Raises:
         UserError: as `read`; or latencies in the file that were not given, which would be left out.
@@ -70,28 +75,27 @@ def ask(given: Given, target: Target, plan: Plan, out: Path, export: Path | None
     earlier = earlier_profile(out)
     known = _known(given, target, earlier)
     file = asking_file(out)
-    filled, pending = _asked(file)
-    if known is not None:
-        done = {*known.training.parts, *known.training.networks}
-        pending = [name for name in pending if name not in done]
-    else:
-        done = set()
-    forgotten = [name for name in filled if name not in done]
-    if forgotten:
-        raise UserError(f"{file} has a latency of {forgotten[0]} that was not read; add --from {file}")
+    filled, pending = _asked(file, target)
+    done = set() if known is None else {*known.training.parts, *known.training.networks}
+    refused = [name for name in filled if name not in done]
+    if refused and not any(is_same_file(file, given_file) for given_file in given.files):
+        raise UserError(f"{file} has a latency of {refused[0]} that was not read; add --from {file}")
+    pending = [name for name in dict.fromkeys([*refused, *pending]) if name not in done]
     profile = None
     if known is not None and (done or given.spec):
         profile = fit(given, target, known)
         profile.save(out)
-    lines = () if known is None else known.lines
+    lines = [] if known is None else list(known.lines)
+    if profile is not None:
+        lines += [f"warning: {line}" for line in remarks(given.spec, profile)]
     end = stop_reason(profile, len(done), plan)
     if end is not None:
-        return Outcome(profile, end, lines=lines)
+        return Outcome(profile, end, lines=tuple(lines))
     num = min(plan.batch, plan.budget - len(done)) - len(pending)
     new = proposals(target, plan.measure, [*done, *pending], num)
     pending += new
     if not pending:
-        return Outcome(profile, "everything that can be proposed is measured", lines=lines)
+        return Outcome(profile, "everything that can be proposed is measured", lines=tuple(lines))
     facts = given.facts if known is None else vars(known.facts)
     _write(file, new, facts, export)
     if export is not None:
@@ -102,14 +106,15 @@ def ask(given: Given, target: Target, plan: Plan, out: Path, export: Path | None
         f"{len(done)} of {plan.budget} measured; fill in latency_ms and run again with --from {file}",
         tuple(pending),
         file,
-        lines,
+        tuple(lines),
     )
 
 
 def stop_reason(profile: DeviceProfile | None, num_done: int, plan: Plan) -> str | None:
     """Why to stop, a sentence; None: go on."""
     judgement = None if profile is None else profile.judgement
-    so_far = "no whole U-Net is measured yet"
+    has_one = profile is not None and profile.num_networks == 1
+    so_far = "one whole U-Net is measured, too few for an error" if has_one else "no whole U-Net is measured yet"
     if judgement is not None:
         so_far = f"median leave-one-out error {judgement.median_error_pct:.1f} % on {judgement.num} whole U-Nets"
         goal = plan.target_error_pct
@@ -162,8 +167,8 @@ def _known(given: Given, target: Target, earlier: DeviceProfile | None) -> Known
     return read(given, target, earlier)
 
 
-def _asked(file: Path) -> tuple[list[str], list[str]]:
-    """Subjects of an earlier call's file: those with a latency, and those without."""
+def _asked(file: Path, target: Target) -> tuple[list[str], list[str]]:
+    """Subjects of an earlier call's file: those with a latency, and those without; none that the space lacks."""
     if not file.is_file():
         return [], []
     try:
@@ -172,8 +177,12 @@ def _asked(file: Path) -> tuple[list[str], list[str]]:
         raise UserError(f"{file}: cannot be read ({error}); mend it, or move it away") from None
     if rows and not {"subject", "latency_ms"} <= set(rows[0]):
         raise UserError(f"{file}: has no columns subject and latency_ms; it is another file, move it away")
-    filled = [r["subject"] for r in rows if (r["latency_ms"] or "").strip()]
-    return filled, [r["subject"] for r in rows if not (r["latency_ms"] or "").strip()]
+    found: tuple[list[str], list[str]] = ([], [])
+    for row in rows:
+        with suppress(UserError):  # the import says which row, and what the space has
+            name, _ = subject_of(row["subject"] or "", target.space)
+            found[0 if (row["latency_ms"] or "").strip() else 1].append(name)
+    return found
 
 
 def _write(file: Path, subjects: Sequence[str], facts: Any, export: Path | None) -> None:

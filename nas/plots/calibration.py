@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from latency_predictors.npu.profile import ErrorStatement
     from latency_predictors.stage_errors import OptionError
 
+#: Short words for the parts of an AI Hub network's name.
+_NAMES = {
+    "controlnet_canny": "Canny",
+    "controlnet": "ControlNet",
+    "stable_diffusion_v1_5": "SD 1.5",
+    "stable_diffusion_v2_1": "SD 2.1",
+    "unet": "U-Net",
+    "vae": "VAE",
+    "precompiled_qnn_onnx": "ONNX",
+    "qnn_context_binary": "binary",
+}
 #: Half-width of the shaded band around "predicted = measured".
 BAND = 0.10
 
@@ -127,7 +138,7 @@ def stage_errors(effects: Sequence[OptionError]) -> go.Figure:
     figure.data = (figure.data[-1], *figure.data[:-1])
     figure.update_layout(
         xaxis=style.axis(
-            "lower  ←  per cent against the stage's average  →  higher",
+            _title("too low  ←  per cent  →  too high"),
             [],
             range=[-1.05 * max(reach, 1.0), 1.05 * max(reach, 1.0)],
         ),
@@ -149,18 +160,19 @@ def npu_errors(errors: ErrorStatement) -> go.Figure:
         ("no diffusion model fitted", errors.without_diffusion, style.BLUE, "circle"),
         ("this model not fitted", errors.leave_one_model_out, style.ORANGE, "diamond"),
     )
-    networks = list(dict.fromkeys(e.network for _, found, _, _ in kinds for e in found))
+    networks = list(dict.fromkeys(_short(e.network) for _, found, _, _ in kinds for e in found))
     if not networks:
         raise ValueError("the profile states no error")
     figure = go.Figure()
     for name, found, colour, symbol in kinds:
         figure.add_scatter(
             x=[e.error_pct for e in found],
-            y=[e.network for e in found],
+            y=[_short(e.network) for e in found],
+            text=[e.network for e in found],
             mode="markers",
             name=name,
             marker={"color": colour, "size": 9, "symbol": symbol},
-            hovertemplate="%{y}: %{x:+d} %<extra>" + name + "</extra>",
+            hovertemplate="%{text}: %{x:+d} %<extra>" + name + "</extra>",
             visible=bool(found),
         )
     reach = 1.1 * max(10, *(abs(e.error_pct) for _, found, _, _ in kinds for e in found))
@@ -168,7 +180,19 @@ def npu_errors(errors: ErrorStatement) -> go.Figure:
     figure.add_vrect(x0=-10, x1=10, fillcolor="rgba(0,114,178,0.10)", line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": style.GREY, "width": 1})
     figure.update_layout(
-        xaxis=style.axis("prediction minus measurement (per cent)", [], range=[-reach, reach]),
-        yaxis=style.axis("", [], type="category", autorange="reversed", dtick=1),
+        xaxis=style.axis(_title("prediction off by (per cent)"), [], range=[-reach, reach]),
+        yaxis=style.axis("", [], type="category", autorange="reversed", dtick=1, tickfont={"size": 11}),
     )
     return figure
+
+
+def _title(text: str) -> str:
+    """An axis title that a phone has room for beside long tick labels."""
+    return f'<span style="font-size:13px">{text}</span>'
+
+
+def _short(network: str) -> str:
+    """`stable_diffusion_v1_5/vae/qnn_context_binary` as `SD 1.5 VAE, binary`: a phone has no room for more."""
+    model, component, path = [*network.split("/"), "", ""][:3]
+    words = [_NAMES.get(part, part.replace("_", " ")) for part in (model, component) if part]
+    return ", ".join([" ".join(words), *([_NAMES.get(path, path.replace("_", " "))] if path else [])])

@@ -52,6 +52,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 block`, `37 blocks`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def words_text(words: Mapping[str, str]) -> str:
     """`E1 RARA  E2 RA ...`; a dropped deep path is said in words."""
     return " · ".join(f"{stage} {'dropped' if word == 'none' else word}" for stage, word in words.items())

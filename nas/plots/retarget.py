@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.run.retarget import Move, Moved, Place, Retargeted
 
 Side = Literal["here", "there"]
+Kind = Literal["same", "stays", "enters", "leaves", "off"]
 
 #: Move -> (colour, symbol, in words), drawn in this order.
 LOOKS: dict[Move, tuple[str, str, str]] = {
@@ -22,6 +23,21 @@ LOOKS: dict[Move, tuple[str, str, str]] = {
     "leaves": (style.VERMILLION, "square", "leaves it"),
     "enters": (style.GREEN, "diamond", "enters it"),
 }
+
+
+#: The same of a line of the ranks, in this order; "same": neither enters, leaves nor changes its rank for certain.
+RANK_LOOKS: dict[Kind, tuple[str, str, str]] = {
+    "same": (style.FAINT, "circle", "stays, no certain change of rank"),
+    "stays": (style.BLUE, "circle", "stays, its rank changes"),
+    "leaves": LOOKS["leaves"],
+    "enters": LOOKS["enters"],
+}
+
+
+def kind(candidate: Moved) -> Kind:
+    """Which of :data:`RANK_LOOKS` a candidate of either front has."""
+    is_level = candidate.here.front_rank == candidate.there.front_rank
+    return "same" if candidate.move == "stays" and (is_level or candidate.rank_tie) else candidate.move
 
 
 def device_front(result: Retargeted, side: Side) -> go.Figure:
@@ -64,25 +80,33 @@ def device_front(result: Retargeted, side: Side) -> go.Figure:
 def rank_changes(result: Retargeted) -> go.Figure:
     """Latency ranks of the candidates on either front on both devices, one line each; 1, the fastest, on top.
 
-    A line is dashed where the change is within the intervals. Picks on the new device are named beside their line.
+    Lines that say nothing (kind "same") are thin and grey and lie below the others. A line is dotted where its
+    change is within the intervals. Picks on either device are named beside their line.
     """
     import plotly.graph_objects as go
 
     lines = result.on_either_front
     figure = go.Figure()
-    for move, (color, symbol, name) in LOOKS.items():
-        for candidate in (c for c in lines if c.move == move):
-            is_tie = candidate.rank_tie or candidate.front_tie
-            figure.add_scatter(
-                x=[0, 1],
-                y=[candidate.here.front_rank, candidate.there.front_rank],
-                mode="lines+markers",
-                name=name,
-                line={"color": color, "width": 1.5 if is_tie else 2.5, "dash": "dot" if is_tie else "solid"},
-                marker={"color": color, "symbol": symbol, "size": 8},
-                text=[_hover(candidate)] * 2,
-                hovertemplate="%{text}<extra></extra>",
-            )
+    for candidate in sorted(lines, key=lambda c: list(RANK_LOOKS).index(kind(c))):
+        color, symbol, name = RANK_LOOKS[kind(candidate)]
+        is_same = kind(candidate) == "same"
+        is_level = candidate.here.front_rank == candidate.there.front_rank
+        is_tie = candidate.front_tie or (candidate.rank_tie and not is_level)
+        width = 1.0 if is_same else 1.5 if is_tie else 2.5
+        figure.add_scatter(
+            x=[0, 1],
+            y=[candidate.here.front_rank, candidate.there.front_rank],
+            mode="lines+markers",
+            name=name,
+            line={"color": color, "width": width, "dash": "dot" if is_tie else "solid"},
+            marker={
+                "color": style.GREY if is_same else color,
+                "symbol": symbol,
+                "size": 4 if is_same else 8,
+            },
+            text=[_hover(candidate)] * 2,
+            hovertemplate="%{text}<extra></extra>",
+        )
     sides: tuple[tuple[Side, int, str], ...] = (("here", 0, "right"), ("there", 1, "left"))
     for side, x, anchor in sides:
         for picked, names in _picked(result, side).items():

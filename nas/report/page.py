@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 #: Images are shown this wide at most, so larger ones (512 pixels for SD 1.5) are embedded at twice it.
 MAX_IMAGE_PIXELS = 256
 
+#: Figures follow their own width: plotly by itself follows the window only, and is too wide where a page gets narrower
+#: without it, as by a scroll bar or in print.
+_REFIT = (
+    "document.querySelectorAll('.js-plotly-plot').forEach("
+    "figure=>new ResizeObserver(()=>figure.clientWidth&&Plotly.relayout(figure,{width:figure.clientWidth}))"
+    ".observe(figure))"
+)
+
 
 def text(value: object) -> str:
     """Escape for HTML."""
@@ -145,5 +153,5 @@ def page(title: str, body: str) -> str:
 <script>{get_plotlyjs()}</script></head>
 <body><main>
 {body}
-</main></body></html>
+</main><script>{_REFIT}</script></body></html>
 """

@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latency_predictors.information import INFORMATION
-from nas.plots.format import NONE, milliseconds, percent, words_text
+from nas.plots.format import NONE, counted, milliseconds, percent, words_text
 from nas.report import page as html
+from nas.report.profile_facts import HOW, error_facts, npu_facts, profile_facts
 
 if TYPE_CHECKING:
     from latency_predictors.evaluation import Evaluation
     from latency_predictors.judging import Verdict
     from latency_predictors.npu.profile import NpuProfile
-
-_HOW = {
-    "unseen": "whole U-Nets that the fit did not see",
-    "leave_one_out": "whole U-Nets, left out of the fit in turn (leave-one-out)",
-}
 
 
 def write_profile_page(found: Evaluation, path: Path) -> Path:
@@ -25,60 +20,39 @@ def write_profile_page(found: Evaluation, path: Path) -> Path:
     from nas.atomic import write_bytes
     from nas.plots.calibration import parity, stage_errors
 
-    threads = "" if found.threads is None else f", {found.threads} thread{'s' if found.threads > 1 else ''}"
+    device, *others = profile_facts(found)
     errors = found.judgement
-    tiles = [
-        ("device", found.device, f"{found.runtime}, {found.precision}{threads}"),
-        ("verdict", found.verdict.words, ""),
-        ("search space", found.space, f"latents {found.latent_size} x {found.latent_size}"),
-        (
-            "fitted from",
-            f"{found.num_parts} blocks, {found.num_networks} U-Nets",
-            INFORMATION.get(found.information, found.information),
-        ),
-    ]
+    tiles = [device, ("verdict", found.verdict.words, ""), *others]
     parts = [
         f'<h1>Device profile: {html.text(found.device)}</h1><p class="lead">How far its predictions can be '
         f"trusted.</p>{html.facts(tiles)}",
+        html.notes(f"Warning: {line}." for line in found.warnings) if found.warnings else "",
         _verdict(found.verdict),
     ]
-    lead = "No whole U-Net was measured on the device." if errors is None else f"On {errors.num} {_HOW[errors.how]}."
     if errors is None:
-        parts.append(html.section("errors", "Errors on whole U-Nets", lead, html.missing("Nothing to judge by.")))
+        lead = _sentence(found.verdict.reasons[0])
+        parts.append(html.section("errors", "Errors on whole U-Nets", html.text(lead)))
     else:
-        floor = "no spread known" if found.repeatability_pct is None else f"±{found.repeatability_pct:.1f} %"
-        facts = [
-            ("median error", percent(errors.median_error_pct), "absolute"),
-            ("90th percentile", percent(errors.p90_error_pct), "absolute"),
-            ("within ±10 %", percent(100 * errors.within10), "of the networks"),
-            ("Spearman", _two(errors.spearman), f"Kendall {_two(errors.kendall)}"),
-            (
-                "90 % intervals hold",
-                percent(None if errors.coverage90 is None else 100 * errors.coverage90),
-                "of the measurements",
-            ),
-            ("noise floor", floor, "95 % interval of a measured median"),
-            ("ties", NONE if found.tie_pct is None else f"under {found.tie_pct:.0f} %", "either of two may be faster"),
-        ]
+        lead = f"On {counted(errors.num, 'whole U-Net')} {HOW[errors.how]}."
         parts.append(
             html.section(
                 "errors",
                 "Errors on whole U-Nets",
                 html.text(lead),
-                html.facts(facts),
+                html.facts(error_facts(found)[1:]),
                 html.figure(parity(found.points), "parity"),
             )
         )
-        stage_lead = (
-            "By how much networks with a stage option are predicted too high or too low against the average of the "
-            "stage's options, all other stages being equal; bars reach over 95 %. Effects that are noise are shrunk "
-            "towards zero. What all networks are off together stands with the verdict."
-        )
-        figure = (
-            html.figure(stage_errors(found.effects), "stages")
-            if found.effects
-            else html.missing("Too few whole U-Nets to tell the stages' errors apart.")
-        )
+        stage_lead = "By how much networks with a stage option are predicted too high or too low."
+        if any(e.error_pct or e.std_pct for e in found.effects):
+            stage_lead += (
+                " That is against the average of the stage's options, all other stages being equal; bars reach over "
+                "95 %. Effects that are noise are shrunk towards zero. What all networks are off together stands with "
+                "the verdict."
+            )
+            figure = html.figure(stage_errors(found.effects), "stages")
+        else:
+            figure = html.missing(_no_effects(found))
         parts.append(html.section("stages", "Where the errors are", html.text(stage_lead), figure))
         parts.append(html.section("networks", "The networks", "Largest error first.", _networks(found)))
     write_bytes(path, html.page(f"device profile {found.device}", "\n".join(parts)).encode())
@@ -90,12 +64,8 @@ def write_npu_page(profile: NpuProfile, verdict: Verdict, path: Path) -> Path:
     from nas.atomic import write_bytes
     from nas.plots.calibration import npu_errors
 
-    tiles = [
-        ("device", profile.device, f"{profile.precision.value}, {profile.attention} attention"),
-        ("verdict", verdict.words, ""),
-        ("fitted from", f"{profile.num_networks} figures", "of whole networks, published; no block measured"),
-        ("latents", f"{profile.latent_size} x {profile.latent_size}", "other sizes extrapolate"),
-    ]
+    device, *others = npu_facts(profile)
+    tiles = [device, ("verdict", verdict.words, ""), *others]
     published = html.table(
         ("figure", "published", "predicted", "off by", "source"),
         [
@@ -109,6 +79,7 @@ def write_npu_page(profile: NpuProfile, verdict: Verdict, path: Path) -> Path:
             for p in profile.errors.published
         ],
         (False, True, True, True, False),
+        cards=True,
     )
     body = "\n".join(
         [
@@ -146,6 +117,17 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].replace("+-", "±") + ("" if text.endswith(".") else ".")
 
 
+def _no_effects(found: Evaluation) -> str:
+    """Why there is no chart of the stages' errors."""
+    few = counted(len(found.points), "whole U-Net")
+    if not found.effects:
+        return f"{few} cannot tell the stages' errors apart: measure more of them."
+    return (
+        f"No stage option goes with an error: the errors of these {few} are no larger with some options than with "
+        "others beyond what noise alone does, so that every bar is zero."
+    )
+
+
 def _networks(found: Evaluation) -> str:
     from nas.run_data import words_of
 
@@ -163,8 +145,5 @@ def _networks(found: Evaluation) -> str:
             for p in sorted(found.points, key=lambda p: -abs(p.error_pct))
         ],
         (False, True, True, True, True, True),
+        cards=True,
     )
-
-
-def _two(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}"

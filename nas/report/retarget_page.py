@@ -83,9 +83,10 @@ def _head(result: Retargeted) -> str:
     def size(side: str) -> int:
         return sum(getattr(c, side).on_front for c in result.candidates)
 
+    titles = result.titles
     tiles = [
-        ("here", result.here.device, _what(result.here)),
-        ("there", result.there.device, _what(result.there)),
+        ("here", *_tile(result.here, titles[0])),
+        ("there", *_tile(result.there, titles[1])),
         ("evaluated", str(len(result.candidates)), "candidates, none trained again"),
         ("front", f"{size('here')} → {size('there')}", "candidates, here and there"),
         (
@@ -101,9 +102,9 @@ def _head(result: Retargeted) -> str:
     )
 
 
-def _what(facts: DeviceFacts) -> str:
-    threads = f", {facts.threads} thread{'s' if facts.threads != 1 else ''}" if facts.threads is not None else ""
-    return f"{facts.precision}{threads}"
+def _tile(facts: DeviceFacts, title: str) -> tuple[str, str]:
+    """The device, and in small print what else its profile is known by."""
+    return facts.device, f"{facts.details}{title.removeprefix(facts.title)}"
 
 
 def _fronts(result: Retargeted) -> str:
@@ -117,26 +118,24 @@ def _fronts(result: Retargeted) -> str:
         (style.GLYPHS[symbol], color, f"{name} ({len(result.moved(move))})")
         for move, (color, symbol, name) in LOOKS.items()
     )
-    sides: tuple[tuple[Side, str, DeviceFacts], ...] = (("here", "Here", result.here), ("there", "There", result.there))
+    here, there = result.titles
+    sides: tuple[tuple[Side, str, str], ...] = (("here", "Here", here), ("there", "There", there))
     charts = [
-        f"<h3>{name}: {page.text(facts.title)}</h3>{page.figure(device_front(result, side), f'front-{side}')}"
-        for side, name, facts in sides
+        f"<h3>{name}: {page.text(title)}</h3>{page.figure(device_front(result, side), f'front-{side}')}"
+        for side, name, title in sides
     ]
     return page.section("fronts", "The front on both devices", page.text(lead), key, page.side_by_side(*charts))
 
 
 def _ranks(result: Retargeted) -> str:
-    from nas.plots.retarget import LOOKS, rank_changes
+    from nas.plots.retarget import RANK_LOOKS, kind, rank_changes
 
     lead = (
         "Latency ranks of the candidates on either front, the fastest on top; dotted where the change is within the "
-        f"intervals. {kendall_sentence(result)}"
+        f"intervals, thin where nothing is known to change. {kendall_sentence(result)}"
     )
-    key = page.key(
-        (style.GLYPHS[symbol], color, name)
-        for move, (color, symbol, name) in LOOKS.items()
-        if result.moved(move) and move != "off"
-    )
+    looks = [(name, look, sum(kind(c) == name for c in result.on_either_front)) for name, look in RANK_LOOKS.items()]
+    key = page.key((style.GLYPHS[symbol], color, f"{text} ({num})") for _, (color, symbol, text), num in looks if num)
     return page.section("ranks", "Whose rank changed", page.text(lead), key, page.figure(rank_changes(result), "ranks"))
 
 
@@ -231,9 +230,10 @@ def _next(result: Retargeted) -> str:
 
 def _from(result: Retargeted) -> str:
     rows: list[tuple[str, object]] = [("run", result.run), ("search space", result.space)]
-    for side, facts in (("here", result.here), ("there", result.there)):
+    for side, facts, title in (("here", result.here, result.titles[0]), ("there", result.there, result.titles[1])):
         rows += [
-            (side, facts.title),
+            (side, title),
+            (f"{side}: file", facts.file or NONE),
             (f"{side}: runtime", facts.runtime),
             (f"{side}: fitted to", INFORMATION[facts.fitted_from]),
             (f"{side}: error", facts.error or NONE),

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.config import Recipe, recipe_hash
+from nas.config import Recipe
 from nas.run.directory import RunDirectory
 from search_spaces.errors import UserError
 
@@ -51,7 +51,7 @@ class RunContext:
 
     @cached_property
     def recipe_hash(self) -> str:
-        return recipe_hash(self.recipe)
+        return self.directory.recipe_hash(self.recipe)
 
     @cached_property
     def teacher(self) -> Teacher:

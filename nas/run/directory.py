@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nas.atomic import write_json
-from nas.config import Recipe, load_recipe, recipe_hash, save_recipe
+from nas.config import Recipe, load_recipe, read_fields, save_recipe
+from nas.recipe_hash import difference, is_hash_of, recipe_hash
 from search_spaces.errors import UserError
+from search_spaces.places import check_folder
+from search_spaces.space import listed
 
 CONFIG_FILE = "config.yaml"
 MIN_FREE_BYTES = 200 * 2**20
+_MOST_SHOWN = 3
 
 
 class RunDirectory:
@@ -79,10 +83,7 @@ class RunDirectory:
         Raises:
             UserError: a file in the way, or a parent that cannot be written.
         """
-        nearest = next(place for place in (self.path.absolute(), *self.path.absolute().parents) if place.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            why = "cannot be written" if nearest.is_dir() else "is no folder"
-            raise UserError(f"run {self.path}: cannot be written ({nearest} {why}); choose a folder with --run")
+        check_folder(self.path, "run", advice="choose a folder with --run")
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise when the folder holds a run of another recipe.
@@ -90,10 +91,10 @@ class RunDirectory:
         Raises:
             UserError: with both ways on.
         """
-        if self.config.is_file() and recipe_hash(self.recipe()) != recipe_hash(recipe):
+        if self.config.is_file() and (other := difference(self.recipe(), recipe)):
             raise UserError(
-                f"run {self.path} was made with another recipe; give this one another folder (--run or --name), "
-                f"or go on with the old one: nanosd resume {self.path}"
+                f"run {self.path} was made with another recipe ({listed(other, _MOST_SHOWN)}); give this one "
+                f"another folder (--run or --name), or go on with the old one: nanosd resume {self.path}"
             )
 
     def create(self, recipe: Recipe) -> None:
@@ -106,7 +107,8 @@ class RunDirectory:
         if self.config.is_file():
             self.check_writable()
             if self.recipe() != recipe:  # other budgets, more candidates: the run goes on with them
-                save_recipe(recipe, self.config)
+                self._check_saving(recipe)
+                save_recipe(recipe, self.config, like=read_fields(self.config))
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,15 @@ class RunDirectory:
                 f"run {self.path}: cannot be written ({error.strerror}); choose a folder with --run"
             ) from None
         self.check_writable()
+
+    def _check_saving(self, recipe: Recipe) -> None:
+        """Raise where the run would not be its own any more: the very first versions hashed budgets, too."""
+        known = self.first_hash()
+        if known is not None and not is_hash_of(known, recipe, read_fields(self.config)):
+            raise UserError(
+                f"run {self.path} is of a version whose runs keep their budgets and number of candidates; leave them "
+                f"as they are (nanosd resume {self.path}), or give this recipe another folder (--run or --name)"
+            )
 
     def check_writable(self) -> None:
         """Raise unless something can be written into the folder.
@@ -152,17 +163,24 @@ class RunDirectory:
         if not self.config.read_text(encoding="utf-8", errors="replace").strip():
             raise UserError(f"run {self.path}: {CONFIG_FILE} is empty; restore it, or start another run")
         recipe = load_recipe(self.config)
-        known = self._first_hash()
-        if known is not None and recipe_hash(recipe) != known:
+        known = self.first_hash()
+        if known is not None and not is_hash_of(known, recipe, read_fields(self.config)):
             raise UserError(
                 f"run {self.path}: {CONFIG_FILE} is not the recipe that the run was started with (hash {known}); "
                 "restore it, or start another run"
             )
         return recipe
 
-    def _first_hash(self) -> str | None:
-        """Hash of the recipe that the run was started with; None before it is written."""
+    def first_hash(self) -> str | None:
+        """Hash of the recipe that the run was started with, by the version that did; None before it is written."""
         return self._provenance("recipe_hash")
+
+    def recipe_hash(self, recipe: Recipe) -> str:
+        """Hash that the run's candidates are kept under: by the version that started it, else by this one.
+
+        `recipe` is one that :meth:`check_recipe` lets pass.
+        """
+        return self.first_hash() or recipe_hash(recipe)
 
     def teacher_key(self) -> str | None:
         """Key of the teacher that the run was started with; None before it is written."""

@@ -12,6 +12,7 @@ from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
+from search_spaces.places import check_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,8 +155,7 @@ def calibrate(recipe: Recipe, out_path: Path | str, progress: Progress) -> Devic
     from nas.run.phases import measure_profile
 
     out = Path(out_path)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the path of the profile's JSON file")
+    check_file(out, "profile")
     run = RunContext(recipe, RunDirectory(out.parent))
     _ = run.space  # refused before anything is written
     profile = measure_profile(run, out.with_name(out.name + ".work"), progress)

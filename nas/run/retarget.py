@@ -8,14 +8,15 @@ evaluated, would be on the new front if their predicted errors hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency import DeviceFacts, device_facts, latency_table
+from nas.latency import DeviceFacts, device_facts, latency_table, told_apart
 from nas.picks import Pick, choose
 from nas.run.context import RunContext
 from nas.run.moves import Standing, front_change_is_tie, kendall, rank_change_is_tie, ranks, standing
@@ -26,6 +27,8 @@ from search_spaces.errors import UserError
 if TYPE_CHECKING:
     from latency_predictors.latency_table import LatencyTable
     from latency_predictors.models.base import Prediction
+    from latency_predictors.npu.profile import NpuProfile
+    from latency_predictors.profile import DeviceProfile
     from nas.search.store import CandidateRecord
     from search_spaces.space import Indices
 
@@ -104,6 +107,11 @@ class Retargeted:
     prior_ratio: float | None
     seconds: float
 
+    @property
+    def titles(self) -> tuple[str, str]:
+        """Of both profiles, here and there, told apart."""
+        return told_apart(self.here, self.there)
+
     def moved(self, *moves: Move) -> tuple[Moved, ...]:
         """Candidates of these moves."""
         return tuple(c for c in self.candidates if c.move in moves)
@@ -171,8 +179,8 @@ def retarget(
     return Retargeted(
         run=str(run.directory.path),
         space=run.space.name,
-        here=device_facts(own),
-        there=device_facts(profile),
+        here=_facts(own, run.directory.profile),
+        there=_facts(profile, device),
         candidates=candidates,
         kendall_all=kendall(here.latency_ms, there.latency_ms),
         kendall_front=kendall(here.latency_ms[either], there.latency_ms[either]),
@@ -187,59 +195,13 @@ def retarget(
     )
 
 
-def write_tables(result: Retargeted, folder: Path) -> dict[str, Path]:
-    """Write `front.csv` (candidates of either front) and `picks.json`; the paths by name.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    import csv
-    import io
-
-    from nas.atomic import ensure_writable, write_bytes
-    from nas.picks import save_picks
-
-    ensure_writable(folder)
-    text = io.StringIO()
-    rows = [_row(candidate) for candidate in result.on_either_front]
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files = {"front": folder / "front.csv", "picks": folder / "picks.json"}
-    write_bytes(files["front"], text.getvalue().encode())
-    save_picks(result.picks_there, files["picks"])
-    return files
-
-
-def _row(candidate: Moved) -> dict[str, object]:
-    here, there = candidate.here, candidate.there
-    return {
-        "id": candidate.candidate,
-        **candidate.options,
-        "latent_error": candidate.latent_error,
-        "num_params": candidate.num_params,
-        "num_macs": candidate.num_macs,
-        "latency_here_ms": here.latency_ms,
-        "low_here_ms": here.low_ms,
-        "high_here_ms": here.high_ms,
-        "rank_here": here.rank,
-        "on_front_here": here.on_front,
-        "latency_there_ms": there.latency_ms,
-        "low_there_ms": there.low_ms,
-        "high_there_ms": there.high_ms,
-        "rank_there": there.rank,
-        "on_front_there": there.on_front,
-        "extrapolates_there": there.extrapolates,
-        "move": candidate.move,
-        "front_tie": candidate.front_tie,
-        "rank_tie": candidate.rank_tie,
-    }
+def _facts(profile: DeviceProfile | NpuProfile, file: Path | str) -> DeviceFacts:
+    key = sha256(profile.model_dump_json().encode()).hexdigest()[:16]
+    return replace(device_facts(profile), file=str(file), key=key)
 
 
 def _stored(records: Sequence[CandidateRecord], prediction: Prediction) -> Prediction:
     """The latencies that the search went by, with the intervals of the run's profile around them."""
-    from dataclasses import replace
-
     stored = np.array([record.latency_ms for record in records])
     factor = stored / prediction.latency_ms
     return replace(

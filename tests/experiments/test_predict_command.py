@@ -145,6 +145,39 @@ def test_an_npu_profile_needs_shapes(capsys: pytest.CaptureFixture[str]) -> None
     assert "add --teacher" in capsys.readouterr().err
 
 
+def test_standard_input_that_is_closed(
+    profile: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed = io.TextIOWrapper(io.BytesIO(b""))
+    closed.close()
+    with open(tmp_path / "written", "w") as written:
+        for stdin in (None, closed, written):
+            monkeypatch.setattr("sys.stdin", stdin)
+            assert run_app(app, ["predict", str(profile), "-"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "standard input is closed; pipe ids into it, or give --from-file FILE" in line
+    assert run_app(app, ["predict", str(profile), OTHER, "-"]) == 2
+    assert "give it alone" in capsys.readouterr().err
+
+
+def test_standard_input_closed_by_the_shell(profile: Path) -> None:
+    command = [sys.executable, "-m", "experiments.cli", "predict", str(profile), "-"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "standard input is closed" in done.stderr
+
+
+def test_repeats_of_a_sample_are_told(profile: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    num = DeviceProfile.load(profile).own_space.num_candidates
+    out = tmp_path / "o.csv"
+    for size in (2, 500):
+        assert run_app(app, ["predict", str(profile), "--sample", str(size), "--out", str(out), "--json"]) == 0
+        said = capsys.readouterr()
+        distinct = pandas.read_csv(out)["candidate"].nunique()
+        assert json.loads(said.out) == {"out": str(out), "num_candidates": size, "num_distinct": distinct}
+        told = f"{distinct} of the {size} candidates are distinct; --all gives each of the {num} once"
+        assert (told in said.err) == (distinct < size) == (size == 500)
+
+
 @pytest.mark.slow
 def test_an_npu_profile_knows_sd15_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = ran(capsys, "sm8750-w8a16", README_EXAMPLE, "--teacher", "sd15")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from latency_predictors.measurement import Recording
-from latency_predictors.runners.base import Announce, MeasureSettings
+from latency_predictors.runners.base import Announce, MeasureSettings, Prepared, Sample
 from latency_predictors.runners.onnxruntime_cpu import OnnxRuntimeRunner
+from latency_predictors.subject_names import graph_name
 from search_spaces.errors import UserError
 
-WAYS = ("abort", "hang", "hang silently", "raise", "refuse", "kill", "memory")
+WAYS = ("abort", "abort preparing", "hang preparing", "hang", "hang silently", "raise", "refuse", "kill", "memory")
 
 
 class BadRunner(OnnxRuntimeRunner):
@@ -21,12 +22,17 @@ class BadRunner(OnnxRuntimeRunner):
 
     `marker`: a file; while it exists, the subject is good. `at_most`: groups of no more subjects than this are good,
     the reference counted. "hang silently": before it turns to any subject in the second pass, having turned to
-    this one last.
+    this one last. "... preparing": in w8a8, while its graph is prepared; the others' are taken as they are.
     """
 
     def __init__(self, subject: str = "", way: str = "", marker: str = "", at_most: int = 0) -> None:
-        super().__init__()
+        super().__init__(precision="w8a8" if way.endswith("preparing") else "float32")
         self._bad, self._way, self._marker, self._at_most = subject, way, marker, at_most
+
+    def prepare(self, graph: Path, samples: Sequence[Sample]) -> Prepared | None:
+        if self._way.endswith("preparing") and graph.name == graph_name(self._bad):
+            self._break()
+        return None
 
     def passes(
         self,
@@ -55,9 +61,9 @@ class BadRunner(OnnxRuntimeRunner):
         yield from inner
 
     def _break(self) -> None:
-        if self._way == "abort":
+        if self._way.startswith("abort"):
             os.abort()
-        if self._way in ("hang", "hang silently"):
+        if self._way.startswith("hang"):
             time.sleep(1000)
         if self._way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -33,6 +33,10 @@ def leave() -> None:
     os._exit(0)
 
 
+def who() -> int:
+    return os.getpid()
+
+
 def no_json() -> object:
     return object()
 

@@ -135,6 +135,7 @@ calibrate(unet, space, 8, 5, 8, Path(sys.argv[1]), settings, teacher_key="t")
 """
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_stopped(
     unet: UNet2DConditionModel, space: SearchSpace, settings: CalibrationSettings, tmp_path: Path
 ) -> None:

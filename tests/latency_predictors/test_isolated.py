@@ -55,13 +55,31 @@ def test_an_exit_without_an_answer_is_a_crash() -> None:
     assert outcome.reason == "ended with exit code 0 and no answer"
 
 
+def test_one_process_takes_many_calls_until_it_breaks() -> None:
+    with isolated.Caller() as caller:
+        first, second = (caller.call("isolated_targets:who", {}, timeout_s=60.0).value for _ in range(2))
+        assert first == second
+        assert caller.call("isolated_targets:fail", {"text": "a"}, timeout_s=60.0).status == "failed"
+        assert caller.call("isolated_targets:who", {}, timeout_s=60.0).value == first, "an exception breaks nothing"
+        crashed = caller.call("isolated_targets:crash", {}, timeout_s=60.0)
+        assert (crashed.status, crashed.reason) == ("crashed", "ended by SIGSEGV: the last words")
+        third = caller.call("isolated_targets:who", {}, timeout_s=60.0).value
+        assert third != first
+        left = caller.call("isolated_targets:leave", {}, timeout_s=60.0)
+        assert left.reason == "ended with exit code 0 and no answer", "not the last words of a call before"
+        caller.stop()
+        assert caller.call("isolated_targets:who", {}, timeout_s=60.0).value not in (first, third)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hang_ends_with_all_its_children(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    begin = time.perf_counter()
-    outcome = call("hang", timeout_s=4.0, pid_file=str(pid_file))
+    with isolated.Caller() as caller:
+        caller.call("isolated_targets:who", {}, timeout_s=60.0)  # the start of a process is not what is waited for
+        begin = time.perf_counter()
+        outcome = caller.call("isolated_targets:hang", {"pid_file": str(pid_file)}, timeout_s=1.0)
     assert outcome.status == "timed_out"
-    assert outcome.reason == "stopped after 4 s"
+    assert outcome.reason == "stopped after 1 s"
     assert time.perf_counter() - begin < 30
     stat = Path(f"/proc/{pid_file.read_text()}/stat")
     for _ in range(100):  # what was killed may take a moment to go, and stays a zombie where nobody reaps it

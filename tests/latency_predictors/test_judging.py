@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import comb
 from typing import Literal
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latency_predictors.judgement import Judgement
-from latency_predictors.judging import judge, judge_npu, level_of, repeatability_of, tie_of
+from latency_predictors.judgement import Judgement, median_interval
+from latency_predictors.judging import RULE, judge, judge_npu, level_of, repeatability_of, tie_of
 from latency_predictors.npu.profile import NpuProfile
 from latency_predictors.stage_errors import biased, common, common_error, option_errors
 from tests.latency_predictors.made_up import measurement
@@ -22,6 +23,7 @@ def errors(
     num: int = 50,
     coverage: float = 0.9,
     how: Literal["unseen", "leave_one_out"] = "unseen",
+    median: tuple[float, float] | None = None,
 ) -> Judgement:
     return Judgement(
         how=how,
@@ -32,6 +34,7 @@ def errors(
         spearman=spearman,
         kendall=spearman,
         coverage90=coverage,
+        median_interval_pct=median,
     )
 
 
@@ -70,6 +73,41 @@ def test_errors_that_chose_the_predictor_need_a_margin(spearman: float, p90: flo
     assert said == (level == "care" and num >= 10 and p90 <= 12)
 
 
+@pytest.mark.parametrize(
+    ("num", "median", "level", "words"),
+    [
+        (3, None, "unjudged", "Of fewer than 5 the errors themselves are uncertain without a limit"),
+        (4, None, "unjudged", "4 networks are too few to be sure of the order; 10 are needed"),
+        (5, (0.5, 9.9), "care", "5 networks are too few to be sure of the order; 10 are needed"),
+        (5, (0.5, 10.1), "unfit", "The median error may be as large as 10 %; usable is 10 %"),
+        (9, (0.5, 14.0), "unfit", "The median error may be as large as 14 %"),
+        (9, None, "care", "9 networks are too few"),
+        (10, (0.5, 14.0), "fit", "median error 2.0 % (90 % interval 0.5 to 14.0 %)"),
+    ],
+)
+def test_few_networks_are_judged_by_what_they_cannot_exclude(
+    num: int, median: tuple[float, float] | None, level: str, words: str
+) -> None:
+    verdict = judge(errors(1.0, 6.0, num, median=median))
+    assert verdict.level == level and words in " ".join(verdict.reasons)
+    assert (num < 10) == any("--budget 10" in step for step in verdict.next_steps)
+
+
+def test_few_networks_that_are_far_off_are_not_fit() -> None:
+    assert level_of(errors(1.0, 30.0, 3)) == level_of(errors(0.5, 3.0, 3)) == "unfit"
+    assert "of 5 to 9 U-Nets a median error of at most 10 %" in RULE
+
+
+def test_the_medians_interval_is_the_narrowest_that_holds_in_nine_of_ten_cases() -> None:
+    """Of N draws the number below the median is binomial: the chance that an order statistic misses it, by summing."""
+    for num in range(1, 40):
+        found = median_interval(np.random.default_rng(num).permutation(num) + 1.0)  # the values are their ranks
+        misses = [sum(comb(num, below) for below in range(rank)) / 2**num for rank in range(num + 1)]
+        ranks = [rank for rank in range(1, num + 1) if misses[rank] <= 0.05]
+        assert found == ((ranks[-1], num + 1 - ranks[-1]) if ranks else None), num
+    assert median_interval([]) is None and median_interval([1.0] * 4) is None and median_interval([1.0] * 5) == (1, 1)
+
+
 def test_words_follow_the_figures() -> None:
     assert judge(None).level == "unjudged" and "--budget" in judge(None).next_steps[0]
     good = judge(errors(0.99, 5.0), 4.2, 1.0)
@@ -90,6 +128,18 @@ def test_beyond_a_tie_nine_of_ten_orders_are_right(spread: float, bias: float) -
     truth = drawn[1] - drawn[0] - np.log1p(tie / 100)
     assert np.mean(truth < 0) == pytest.approx(0.9, abs=0.01)
     assert tie_of([0.1]) is None
+
+
+def test_a_tie_allows_for_its_own_uncertainty() -> None:
+    """Of few errors their spread is uncertain too: over many draws of five the orders are right nine times in ten."""
+    rng = np.random.default_rng(3)
+    right = []
+    for _ in range(4000):
+        tie = tie_of(0.05 * rng.standard_normal(5))
+        assert tie is not None
+        first, second = 0.05 * rng.standard_normal(2)
+        right.append(second - first < np.log1p(tie / 100))
+    assert np.mean(right) == pytest.approx(0.9, abs=0.015)
 
 
 def test_repeatability_is_that_of_our_own_measurements() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +94,24 @@ def test_what_breaks_costs_only_itself(way: str, reason: str, tmp_path: Path) ->
     assert not (tmp_path / "graphs").exists()
     # The pass before the breakdown was kept, so the other two go on from there.
     assert len(journal(tmp_path).recordings["a"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("hang preparing", "stopped after 3 s"), pytest.param("abort preparing", "SIGABRT", marks=pytest.mark.slow)],
+)
+def test_what_breaks_when_it_is_prepared_costs_only_itself(way: str, reason: str, tmp_path: Path) -> None:
+    """Quantisers are native code too: in this process the first would hang the session, the second end it."""
+    kept, notes = journal(tmp_path), []
+    settings = QUICK.model_copy(update={"prepare_timeout_s": 3.0})
+    report = lambda done, total, note: notes.append(note)  # noqa: E731
+    spec = bad(subject="E1/RA", way=way)
+    manifest = measure_all(NAMES, Products(), spec, settings, kept, tmp_path / "graphs", report)
+    assert manifest is not None
+    assert (sorted(kept.measurements()), list(manifest.failed)) == (["a", "c"], ["E1/RA"])
+    assert "turning the graph into w8a8: " in manifest.failed["E1/RA"] and reason in manifest.failed["E1/RA"]
+    assert "w8a8 of E1/RA" in notes, "progress says what it is waiting for"
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_what_broke_among_others_is_tried_again_alone(tmp_path: Path) -> None:
@@ -237,3 +257,38 @@ def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
     old = journal(tmp_path)
     assert old.measurements()["a"].median_ms == 1.1
     assert (old.manifest, old.failed, old.facts) == (None, {}, {})
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from tests.latency_predictors.test_measuring import NAMES, QUICK, OnnxRuntimeRunner, Products, journal, measure_all
+notes = []
+def report(done, total, note):
+    notes.append(note)
+    if "measured" in notes and "in turn" in note:
+        print(note, flush=True)
+        time.sleep(600)
+folder, settings = Path(sys.argv[1]), QUICK.model_copy(update={"group_bytes": 1})
+measure_all(NAMES, Products(), OnnxRuntimeRunner(), settings, journal(folder), folder / "graphs", report)
+"""
+
+
+def test_a_killed_session_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """The second of three groups has had a pass: SIGKILL costs nothing of that, and nothing of the first."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", _CHILD, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and b"in turn" in child.stdout.readline()
+        child.kill()
+    left = journal(tmp_path)
+    assert left.finished == ["a"]
+    begun = {name: len(passes) for name, passes in left.recordings.items() if name != REFERENCE}
+    assert begun == {"a": begun["a"], "E1/RA": 1}
+    kept = journal(tmp_path)
+    measure_all(NAMES, Products(), OnnxRuntimeRunner(), QUICK, kept, tmp_path / "graphs")
+    assert sorted(kept.finished) == sorted(NAMES)
+    for name, passes in left.recordings.items():
+        assert kept.recordings[name][: len(passes)] == passes
+    assert len(kept.recordings["a"]) == begun["a"] and len(kept.recordings["E1/RA"]) > 1
+    assert not (tmp_path / "graphs").exists()

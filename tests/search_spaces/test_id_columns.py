@@ -34,6 +34,17 @@ def test_blanks_do_not_matter(text: str) -> None:
     assert [space.decode(row).id for row in rows] == pair
 
 
+def test_a_line_that_is_wrong_is_named_wherever_it_is() -> None:
+    space = load_space("nanosd")
+    good = [space.decode(row).id for row in space.sample(np.random.default_rng(2), 5000)]
+    for number in (1, 2500, 5000):
+        for wrong, words in (("R-R", "has 2 options"), (GOOD + "x", "of stage D1"), ("\udcff", "not UTF-8")):
+            later = "R-R" if wrong == "\udcff" else "\udcff"
+            lines = [*good[: number - 1], wrong, *good[number:-1], later]
+            with pytest.raises(UserError, match=f"ids, line {number}: .*{words}"):
+                read_ids("\n".join(lines).encode("utf-8", "surrogateescape"), space, "ids")
+
+
 GOOD = "RARA-RA-R-none-RARARA-RR-R@3"
 
 

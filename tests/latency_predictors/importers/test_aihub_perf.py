@@ -33,7 +33,7 @@ def test_all_fields(read) -> None:
     result = read(TEXT)
     first = result.measurements[0].model_dump(exclude={"provenance"})
     assert first == {
-        "subject": "unet", "latency_ms": 99.5, "statistic": "estimate", "num_samples": None,
+        "subject": "unet", "latency_ms": 99.5, "statistic": "estimate", "num_samples": None, "ci95_ms": None,
         "device": "Samsung Galaxy S25", "runtime": "qnn_context_binary", "precision": "w8a16", "threads": None,
         "toolchain": "qairt 2.41.0.251128145156_191518", "compute_unit": "NPU",
         "layer_counts": {"cpu": 0, "gpu": 0, "npu": 438}, "peak_memory_bytes": 18 << 20, "job_id": "j1",

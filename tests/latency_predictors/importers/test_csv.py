@@ -145,3 +145,54 @@ def test_rows_of_another_precision_are_remarked_or_refused(read) -> None:
     asked = read(text, precision="w8a16")
     assert [(flag.row, flag.refused) for flag in asked.flags] == [(3, True)]
     assert {m.precision for m in asked.measurements} == {"w8a16"}  # row 5 left it open
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("ms", 1.0), ("us", 1e-3), ("s", 1e3)])
+def test_an_interval_is_in_the_unit_of_its_latency(read, unit: str, factor: float) -> None:
+    result = read(f"ci95_high_{unit},subject,latency_{unit},ci95_low_{unit}\n13,E1/RA,12.5,12\n,E1/R,8,\n")
+    full, bare = result.measurements
+    assert full.ci95_ms == pytest.approx((12 * factor, 13 * factor), rel=1e-12)
+    assert full.ci95_half_width_pct == pytest.approx(4.0, rel=1e-12), "half of 13 - 12, of 12.5"
+    assert (bare.ci95_ms, bare.ci95_half_width_pct) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ("latency_us,ci95_low_ms,ci95_high_ms", "beside latency_us: needed are ci95_low_us and ci95_high_us, or nei"),
+        ("latency_ms,ci95_low_ms,ci95_high_us", "ci95_low_ms, ci95_high_us beside latency_ms: needed are ci95_low_ms"),
+        ("latency_ms,ci95_low_ms", "ci95_low_ms beside latency_ms: needed are ci95_low_ms and ci95_high_ms"),
+        ("latency_ms,ci95_pct", "column 'ci95_pct' is not known .*unit is part of its column's name.*ci95_low_ms"),
+    ],
+)
+def test_an_interval_in_another_unit_than_its_latency_is_refused(read, columns: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"row 1: .*{reason}"):
+        read(f"subject,{columns}\nE1/RA,12.5,12,13\n")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reason"),
+    [
+        ("0.012", "0.013", "latency_ms is '12.5', outside of its 95 % interval '0.012' to '0.013'; check the units"),
+        ("13", "12", "outside of its 95 % interval"),
+        ("12", "", "ci95_high_ms is empty; give both ends"),
+        ("-1", "13", "ci95_low_ms is '-1'; a latency is greater than zero"),
+        ("nan", "13", "a finite number is needed"),
+    ],
+)
+def test_an_interval_that_is_none_is_refused_by_its_row(read, low: str, high: str, reason: str) -> None:
+    result = read(f"subject,latency_ms,ci95_low_ms,ci95_high_ms\nE1/RA,12.5,{low},{high}\nE1/R,8,7,9\n")
+    assert [m.subject for m in result.measurements] == ["E1/R"]
+    (flag,) = result.flags
+    assert flag.row == 2 and reason in flag.reason
+
+
+def test_runs_tell_the_interval_of_their_median(read) -> None:
+    """Of ten the 2nd and the 9th: outside of them is the median of 2 (1 + 10) / 1024 of all samples, 2.1 %."""
+    ten = [3.0, 1.0, 10.0, 4.0, 8.0, 6.0, 9.0, 2.0, 7.0, 5.0]
+    rows = [f"E1/R,{run},{ms}" for run, ms in enumerate(ten)] + [f"E2/R,{run},{ms}" for run, ms in enumerate(ten[:5])]
+    found = {m.subject: m for m in read("\n".join(["subject,run,latency_ms", *rows])).measurements}
+    assert (found["E1/R"].latency_ms, found["E1/R"].ci95_ms) == (5.5, (2.0, 9.0))
+    assert found["E2/R"].ci95_ms is None, "the range of five covers the median in 94 % only"
+    stated = read("subject,run,latency_ms,ci95_low_ms,ci95_high_ms\nE1/R,0,4,3,5\nE1/R,1,4,,\n")
+    assert [flag.row for flag in stated.flags] == [2] and "a single run has no interval" in stated.flags[0].reason

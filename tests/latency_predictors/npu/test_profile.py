@@ -9,7 +9,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from latency_predictors.npu.profile import NpuProfile
+from latency_predictors.npu.profile import NpuProfile, NpuTable
+from latency_predictors.profile_checksum import CHECKSUM, check_checksum
+from latency_predictors.shipped_profiles import shipped_profiles
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 from search_spaces.stage_costs import meta_copy, unet_inputs
@@ -61,6 +63,18 @@ def test_a_profile_reads_back_as_it_was(profile, tmp_path):
     profile.save(tmp_path / "p.json")
     assert NpuProfile.load(tmp_path / "p.json") == profile
     assert list(tmp_path.iterdir()) == [tmp_path / "p.json"]
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_a_shipped_file_is_what_saving_writes_and_so_has_a_checksum(name, tmp_path):
+    NpuProfile.load(name).save(tmp_path / "p.json")
+    text = shipped_profiles()[name].read_text(encoding="utf-8")
+    assert (tmp_path / "p.json").read_text(encoding="utf-8") == text
+    content = json.loads(text)
+    assert len(content[CHECKSUM]) == 64
+    content["device"] += " Ultra"
+    with pytest.raises(UserError, match="sha256 is not that of its content"):
+        check_checksum(content, "it", "restore it")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +150,38 @@ def test_the_interval_is_that_of_the_error_statement(profile, unet):
     word = SPACE["E1"][0]
     assert table.option_ms("E1", word) == table.options_ms["E1"][0]
     assert table.option_ms("E1", "RRRR") is None
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.zeros((2, 6), int), "has 7 decisions"),
+        (np.zeros((2, 7)), "legal are whole numbers"),
+        (np.full((1, 7), -1), "index -1 of E1"),
+        (np.full((1, 7), 3), "index 3 of E1"),
+        (np.zeros((1, 7, 1), int), "index matrix of shape"),
+    ],
+)
+def test_a_matrix_of_another_space_is_refused(profile, unet, matrix, message):
+    table = profile.tabulate(unet, SearchSpace(name="small", options=SPACE), 16, 7)
+    for predict in (table.predict, table.latency_ms):
+        with pytest.raises(UserError, match=message):
+            predict(matrix)
+
+
+def test_latencies_that_are_none_and_options_of_another_space_are_refused():
+    space = SearchSpace(name="small", options={"E1": ["RARA", "R"], "D1": ["RARARA"]})
+    good = {"E1": np.array([2.0, 1.0]), "D1": np.array([3.0])}
+    assert NpuTable(space, 0.5, good, 0.25).latency_ms(space.enumerate()) == pytest.approx([5.75, 4.75])
+    for bad_ms in (np.nan, np.inf, -9.0):
+        table = NpuTable(space, 0.5, {**good, "E1": np.array([2.0, bad_ms])}, 0.25)
+        assert table.latency_ms([[0, 0]]) == pytest.approx([5.75])
+        for predict in (table.predict, table.latency_ms):
+            with pytest.raises(UserError, match=r"row 1 is predicted to take .* which is no latency"):
+                predict(space.enumerate())
+    for options in ({"E1": good["E1"]}, {**good, "D1": good["E1"]}):
+        with pytest.raises(UserError, match="for stage D1, which has 1 options in search space 'small'; tabulate"):
+            NpuTable(space, 0.5, options, 0.25)
 
 
 def test_without_a_statement_on_unets_nothing_is_claimed(profile):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import html
 import itertools
 import json
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from nas.report.retarget_page import moves_sentence, write_retarget_page
 from nas.run import moves
 from nas.run.directory import RunDirectory
 from nas.run.retarget import Place, Retargeted, retarget
+from nas.run.retarget_files import PAGE, output_folder, write_tables
 from nas.run.unevaluated import NUM_PROMISING
 from nas.run.worthwhile import worthwhile
 from nas.search.store import CandidateRecord, CandidateStore
@@ -359,3 +363,95 @@ def test_what_cannot_be_retargeted(run_dir: Path, tmp_path: Path, capsys: pytest
 
 def test_picks_of_the_run_are_those_of_its_own_rules(found: Retargeted, run_dir: Path) -> None:
     assert found.picks_here == choose(CandidateStore(run_dir / "store").latest(), max_error=MAX_ERROR)
+
+
+def changed(run_dir: Path, file: Path, **fields: object) -> Path:
+    """The other device's profile with other fields."""
+    profile = DeviceProfile.load(run_dir.parent / "other.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    profile.model_copy(update=fields).save(file)
+    return file
+
+
+ODD_NAMES = ["a/b c", "../../up", "手机 α", "..", "!!!", "n" * 300, "字" * 300, "two\nlines", "<b>&"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_device_name_gives_one_folder_in_the_run(found: Retargeted, name: str, tmp_path: Path) -> None:
+    there = dataclasses.replace(found.there, device=name)
+    result = dataclasses.replace(found, there=there)
+    with output_folder(result, tmp_path, None) as folder:
+        files = write_tables(result, folder)
+        page = write_retarget_page(result, folder / PAGE).read_text(encoding="utf-8")
+    assert folder.parent == tmp_path / "retarget" and len(folder.name.encode()) < 240
+    assert {*folder.iterdir()} == {*files.values(), folder / PAGE}
+    assert json.loads(files["device"].read_text())["device"] == name
+    assert "\n" not in result.titles[1] and html.escape(result.titles[1]) in page
+    assert "<b>&" not in page
+
+
+def test_profiles_of_one_device_are_told_apart(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Same device, precision and threads as the run's own: by runtime, else by file; each has a folder of its own."""
+    own = {"device": "here"}
+    profiles = {
+        "openvino": changed(run_dir, tmp_path / "a.json", **own, runtime="openvino"),
+        "b.json": changed(run_dir, tmp_path / "b.json", **own),
+        "c.json": changed(run_dir, tmp_path / "c.json", **own, training_sha256="0" * 64),
+    }
+    folders = []
+    for word, file in profiles.items():
+        for _ in range(2 if word == "c.json" else 1):  # the second time into the same folder
+            assert run_app(app, ["retarget", str(run_dir), "--device", str(file), "--json"]) == 0
+            said = json.loads(capsys.readouterr().out)
+            folders.append(Path(said["files"]["page"]).parent)
+        assert said["title_here"] != said["title_there"] and word in said["title_there"]
+        shown = Path(said["files"]["page"]).read_text(encoding="utf-8")
+        assert html.escape(said["title_here"]) in shown and html.escape(said["title_there"]) in shown
+        print_result(retarget(run_dir, str(file)))
+        printed = capsys.readouterr().out
+        assert f"here:  {said['title_here']}\nthere: {said['title_there']}\n" in printed
+        assert json.loads((folders[-1] / "device.json").read_text())["file"] == str(file)
+    assert folders[-1] == folders[-2] and len({*folders}) == 3 and {f.parent for f in folders} == {run_dir / "retarget"}
+
+
+def test_two_at_once_write_one_after_the_other(found: Retargeted, tmp_path: Path) -> None:
+    for out in (None, tmp_path / "out"):
+        is_written = threading.Event()
+        seen: list[bool] = []
+
+        def second(out: Path | None = out, is_written: threading.Event = is_written, seen: list[bool] = seen) -> None:
+            with output_folder(found, tmp_path, out):
+                seen.append(is_written.is_set())
+
+        thread = threading.Thread(target=second)
+        with output_folder(found, tmp_path, out) as folder:
+            thread.start()
+            thread.join(0.3)  # long enough for a thread that does not wait
+            write_tables(found, folder)
+            is_written.set()
+        thread.join()
+        assert seen == [True]
+
+
+def test_what_does_not_move_lies_thin_below_the_rest(found: Retargeted) -> None:
+    lines = {trace.text[0].split("</b>")[0].removeprefix("<b>"): trace for trace in rank_changes(found).data}
+    moved = {
+        c.candidate
+        for c in found.on_either_front
+        if c.move != "stays" or (c.here.front_rank != c.there.front_rank and not c.rank_tie)
+    }
+    assert moved and len(moved) < len(lines), "the example has both"
+    order = [name in moved for name in lines]
+    assert order == sorted(order), "what moves is drawn last, on top"
+    quiet = [lines[name] for name in lines if name not in moved]
+    loud = [lines[name] for name in moved]
+    assert max(t.line.width for t in quiet) < min(t.line.width for t in loud)
+    assert max(t.marker.size for t in quiet) < min(t.marker.size for t in loud)
+    assert not {t.line.color for t in quiet} & {t.line.color for t in loud}
+    for name, trace in lines.items():
+        c = found.find(name)
+        assert tuple(trace.y) == (c.here.front_rank, c.there.front_rank)
+        is_level = c.here.front_rank == c.there.front_rank
+        assert (trace.line.dash == "dot") == (c.front_tie or (c.rank_tie and not is_level))
