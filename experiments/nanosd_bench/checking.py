@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,13 @@ from experiments.nanosd_bench.shards import PREFIX
 Floats = npt.NDArray[np.float64]
 TOLERANCE = 1e-4
 """Largest relative difference that passes: sampling carries rounding errors through ten steps."""
+
+
+class Agreement(NamedTuple):
+    """Kendall's tau over all candidates, and over the half with the smaller errors."""
+
+    every: float
+    better_half: float
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,15 @@ class Check:
         latent = np.abs(self.shares.mean(axis=1) / self.latent_error - 1)
         return float(max(noise.max(), latent.max()))
 
-    def kendall(self, num_samples: int) -> tuple[float, float]:
-        """Kendall's tau of the first samples' mean with `latent_error`: of all candidates, of the better half."""
+    def kendall(self, num_samples: int) -> Agreement:
+        """Rank correlation of the first samples' mean with `latent_error`."""
         from scipy.stats import kendalltau
 
         few, better = self.shares[:, :num_samples].mean(axis=1), self.latent_error <= np.median(self.latent_error)
-        return tuple(float(kendalltau(few[m], self.latent_error[m]).statistic) for m in (better | True, better))  # type: ignore[return-value]
+        return Agreement(
+            every=float(kendalltau(few, self.latent_error).statistic),
+            better_half=float(kendalltau(few[better], self.latent_error[better]).statistic),
+        )
 
 
 def check(job: Job, num: int, seed: int = 0) -> Check:
