@@ -55,6 +55,7 @@ def _run(folder: Path, first: int, samples: int | None, num_distilled: int) -> i
     from experiments.nanosd_bench.distilled import distil
     from experiments.nanosd_bench.job import Job
     from experiments.nanosd_bench.shards import NOISE, SAMPLES
+    from experiments.nanosd_bench.table import write
     from nas.progress import Progress
 
     job, progress = Job(folder), Progress()
@@ -62,10 +63,13 @@ def _run(folder: Path, first: int, samples: int | None, num_distilled: int) -> i
         job.prepare(progress)
         parts = job.latent_parts[: -(-samples // SAMPLES) if samples else None]
         early = max(1, -(-first // SAMPLES))
-        job.evaluate([NOISE, *parts[:early]], progress)
-        if num_distilled:
-            distil(job, num_distilled, progress)
-        job.evaluate(parts[early:], progress)
+        job.evaluate([NOISE], progress)
+        for number, part in enumerate(parts, start=1):
+            job.evaluate([part], progress)
+            write(job, folder / "table.parquet")
+            if number == min(early, len(parts)) and num_distilled:
+                distil(job, num_distilled, progress)
+                write(job, folder / "table.parquet")
     return 0
 
 

@@ -198,6 +198,7 @@ def test_the_whole_job_on_a_small_space(tmp_path: Path) -> None:
     assert subprocess.run([*command, "--samples", "16"]).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(shards.rglob("*.safetensors"))) == 2 * len(job.units)
+    assert facts(tmp_path / "job" / "table.parquet")["num_samples"] == 16
     distil(job, 4, quiet)
     first = combine(job)
     again = existing(tmp_path / "job")
