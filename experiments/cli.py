@@ -16,6 +16,7 @@ from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
 from experiments.retarget_command import retarget
+from experiments.simulate_command import simulate
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
 from search_spaces.errors import UserError
@@ -64,12 +65,20 @@ def search(
     address: Address = None,
     max_latency_ms: MaxLatency = None,
     max_params: MaxParams = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="Take over trained blocks and evaluated candidates of another run; repeatable."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Run the whole loop: calibrate, distill, search, pick, align, export, report."""
     budgets = {"picks.max_latency_ms": max_latency_ms, "picks.max_params": max_params}
     extra = [f"{key}={value}" for key, value in budgets.items() if value is not None]
+    if reuse:
+        extra.append(f"reuse={dumps([str(find_run(text).resolve()) for text in reuse])}")
     recipe = _recipe(config, [*(set_ or []), *extra], teacher, name)
     run_dir = run or Path("runs") / recipe.name
     with resumable(run_dir):
@@ -167,6 +176,7 @@ app.command()(build)
 app.command()(calibrate)
 app.command()(measure)
 app.command()(retarget)
+app.command()(simulate)
 
 
 @teacher_app.command("random")

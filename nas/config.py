@@ -98,8 +98,8 @@ class Search(Section):
 
     num_candidates: int = Field(48, ge=1, le=10_000_000, description="candidates to evaluate")
     workers: int = Field(2, ge=1, le=10_000, description="worker processes of one thread each; at most one a core")
-    sampler: Literal["random", "nsga2", "tpe", "gp", "ehvi"] = Field(
-        "tpe", description="who proposes the next candidate"
+    sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
+        "tpe", description="who proposes the next candidate; `qlognehvi` needs the extra `botorch`"
     )
     max_failures: int = Field(10, ge=0, le=10_000_000, description="failed candidates after which the sweep stops")
 
@@ -164,6 +164,10 @@ class Recipe(Section):
     )
     finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
     export: Export = Field(Export(), description="What is written for each pick.")
+    reuse: tuple[str, ...] = Field(
+        (),
+        description="folders of runs whose trained blocks and evaluated candidates are taken over where they match",
+    )
 
 
 class _Loader(yaml.SafeLoader):

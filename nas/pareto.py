@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.growing_front import DominatedVolume, GrowingFront, improving_rows
+
 REFERENCE = 1.1
 """Reference point in scaled units, see the module's text."""
 ERROR_FLOOR = 1e-3
@@ -61,6 +63,8 @@ def hypervolume(values: Any, reference: Any) -> float:
     inside = matrix[(matrix < limit).all(axis=1)]
     if len(inside) == 0:
         return 0.0
+    if len(limit) == 1:
+        return float(limit[0] - inside.min())
     import moocore
 
     return float(moocore.hypervolume(inside, ref=limit))
@@ -113,49 +117,98 @@ def hypervolume_history(values: Any, scale: ObjectiveScale | None = None) -> Flo
     Args:
         scale: default: the scale of all the values.
 
-    Costs one hypervolume per change of the front.
+    Only values that change the front cost more than a few comparisons; a million take seconds.
     """
     matrix = _matrix(values)
     history = np.zeros(len(matrix))
     if len(matrix) == 0:
         return history
-    scale = scale or ObjectiveScale.of(matrix)
-    kept = matrix[:0]
-    current = 0.0
-    for index, row in enumerate(matrix):
-        if not (kept <= row).all(axis=1).any():
-            kept = np.vstack([kept[~(row <= kept).all(axis=1)], row])
-            current = scale.hypervolume(kept)
-        history[index] = current
+    unit = np.maximum((scale or ObjectiveScale.of(matrix)).unit(matrix), 0.0)
+    reference = np.full(unit.shape[1], REFERENCE)
+    grown = DominatedVolume(reference)
+    rows = improving_rows(unit)
+    for row, end in zip(rows, [*rows[1:], len(unit)], strict=True):
+        grown.add(unit[row])
+        history[row:end] = grown.volume / reference.prod()
     return history
 
 
 class FrontTracker:
-    """Front size and hypervolume of a growing set, for a progress line.
+    """Front size and hypervolume of a growing set, updated with each value.
 
-    After n additions `hypervolume` equals ``hypervolume_history(values)[-1]`` of the same n values and cost bounds.
+    After n additions `hypervolume` equals ``hypervolume_history(values)[-1]`` of the same n values and cost bounds. A
+    value costs O(front) comparisons, and if it is on the front the exact volume of its neighbourhood
+    (:class:`nas.growing_front.DominatedVolume`). A worse error than any before stretches the scale of errors, which
+    costs nothing: the volume grows by the area that the front dominates in the costs alone.
+
+    Args:
+        cost_bounds: least and largest value of each cost over the search space.
     """
 
     def __init__(self, cost_bounds: tuple[Any, Any]) -> None:
-        self._bounds = cost_bounds
-        self._front: Floats = np.zeros((0, 1 + len(cost_bounds[0])))
-        self._worst_error = 0.0
-        self.hypervolume = 0.0
+        low, high = (np.asarray(bound, dtype=np.float64) for bound in cost_bounds)
+        self._low, self._span = low, high - low
+        limit = np.full(len(low), REFERENCE)
+        self._front = GrowingFront(1 + len(low))
+        self._worst = 0.0  # error in decades above ERROR_FLOOR; scaled by the worst only in the end
+        self._volume = DominatedVolume([0.0, *limit])
+        self._area = DominatedVolume(limit)
 
     @property
     def size(self) -> int:
         """Number of non-dominated values, equal ones counted once."""
         return len(self._front)
 
-    def add(self, values: Any) -> None:
-        """Add one evaluated candidate's objectives (objectives,)."""
+    @property
+    def points(self) -> Floats:
+        """The non-dominated values (front, objectives), equal ones once."""
+        return self._front.points
+
+    @property
+    def hypervolume(self) -> float:
+        """Share of the box between the ideal and the reference that the values dominate."""
+        # Without a range of errors all of them are 0, and the box is as deep as what is dominated.
+        depth = REFERENCE * self._worst
+        volume = self._volume.volume / depth if depth > 0 else self._area.volume
+        return float(volume / REFERENCE ** len(self._low))
+
+    def add(self, values: Any) -> bool:
+        """Add one evaluated candidate's objectives (objectives,); whether the front changes."""
         row = _matrix([values])[0]
-        wider = row[0] > self._worst_error
-        self._worst_error = max(self._worst_error, float(row[0]))
-        if not (self._front <= row).all(axis=1).any():
-            self._front = np.vstack([self._front[~(row <= self._front).all(axis=1)], row])
-        elif not wider:
+        point = self._scaled(row[None])[0]
+        self._widen(float(point[0]))
+        if not self._front.add(row):
+            return False
+        self._area.add(point[1:])
+        self._volume.add(point)
+        return True
+
+    def extend(self, values: Any) -> None:
+        """Add many at once (N, objectives): O(N log N) for three objectives."""
+        matrix = _matrix(values)
+        if len(matrix) == 0:
             return
-        lower = (ERROR_FLOOR, *(float(v) for v in self._bounds[0]))
-        upper = (max(ERROR_FLOOR, self._worst_error), *(float(v) for v in self._bounds[1]))
-        self.hypervolume = ObjectiveScale(lower, upper).hypervolume(self._front)
+        self._widen(float(self._scaled(matrix)[:, 0].max()))
+        whole = np.concatenate([self._front.points, matrix])
+        self._front.replace(_distinct_front(whole))
+        points = self._scaled(self._front.points)
+        reference = np.full(points.shape[1], REFERENCE)
+        self._area.replace(_distinct_front(points[:, 1:]), reference[1:], hypervolume(points[:, 1:], reference[1:]))
+        reference[0] = REFERENCE * self._worst
+        self._volume.replace(_distinct_front(points), reference, hypervolume(points, reference))
+
+    def _widen(self, decades: float) -> None:
+        if decades > self._worst:
+            self._worst = decades
+            self._volume.stretch(0, REFERENCE * decades, self._area.volume)
+
+    def _scaled(self, matrix: Floats) -> Floats:
+        """Decades of error above ERROR_FLOOR and costs in [0, 1], nothing better than the ideal."""
+        out = _log_error(matrix)
+        out[:, 0] -= np.log10(ERROR_FLOOR)
+        out[:, 1:] = (out[:, 1:] - self._low) / np.where(self._span > 0, self._span, 1.0) * (self._span > 0)
+        return np.maximum(out, 0.0)
+
+
+def _distinct_front(matrix: Floats) -> Floats:
+    return np.unique(matrix[front(matrix)], axis=0)

@@ -16,7 +16,7 @@ of the front is admissible, the more faithful half of it is taken instead and th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,28 @@ def choose(
         UserError: no finished candidate, or a budget that none meets; the reachable range is named.
     """
     done = [record for record in records if record.outcome == "done" and error in record.metrics]
-    if not done:
+    values = np.array([[record.metrics[error], record.latency_ms, record.num_params] for record in done])
+    return choose_rows(values, done.__getitem__, max_latency_ms, max_params, max_error, error)
+
+
+def choose_rows(
+    values: NDArray[np.float64],
+    record_of: Callable[[int], CandidateRecord],
+    max_latency_ms: float | None = None,
+    max_params: int | None = None,
+    max_error: float = MAX_ERROR,
+    error: str = "latent_error",
+) -> dict[str, Pick]:
+    """:func:`choose` of candidates as columns, of which only the picks are needed as records.
+
+    Args:
+        values: error, latency in ms and parameters (N, 3) of the finished candidates.
+        record_of: the record of a row.
+    """
+    if len(values) == 0:
         raise UserError(
             "no candidate of this run is finished, so nothing can be picked; run or resume the search first"
         )
-    values = np.array([[record.metrics[error], record.latency_ms, record.num_params] for record in done])
     rows = np.flatnonzero(front(values))
     allowed = rows[values[rows, 0] <= max_error]
     where = f"among the front's candidates with {error} of at most {max_error:g}"
@@ -91,7 +108,7 @@ def choose(
         where = f"among the more faithful half of the front ({error} is above {max_error:g} everywhere)"
 
     def make(row: int, rule: str) -> Pick:
-        record = done[row]
+        record = record_of(row)
         return Pick(
             candidate=record.candidate,
             rule=rule,

@@ -47,6 +47,42 @@ def add_noise(alphas: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor)
     return a.sqrt() * latents + (1 - a).sqrt() * noise
 
 
+class DdimSteps:
+    """The steps of a deterministic DDIM sampling (eta 0; Song et al. 2021, equation 12).
+
+    Attributes:
+        timesteps: from noise to clean.
+
+    Raises:
+        UserError: a number of steps outside the schedule, or an unsupported prediction type.
+    """
+
+    def __init__(self, scheduler_config: Mapping[str, Any], num_steps: int) -> None:
+        scheduler = ddim_scheduler(scheduler_config)
+        total = scheduler.config.num_train_timesteps
+        if not 1 <= num_steps <= total:
+            raise UserError(f"number of DDIM steps {num_steps} is out of range; legal are 1 to {total}")
+        scheduler.set_timesteps(num_steps)
+        self.timesteps: list[int] = scheduler.timesteps.tolist()
+        self._alphas = scheduler.alphas_cumprod.float()
+        self._final = scheduler.final_alpha_cumprod.float()
+        self._stride = total // num_steps
+        self._velocity = scheduler.config.prediction_type == "v_prediction"
+
+    def step(self, x: Tensor, output: Tensor, t: int) -> Tensor:
+        """Latents after the step at `t`, of latents `x` and the network's output there, both (N, C, h, w)."""
+        a = self._alphas[t]
+        previous = t - self._stride
+        a_previous = self._alphas[previous] if previous >= 0 else self._final
+        if self._velocity:
+            clean = a.sqrt() * x - (1 - a).sqrt() * output
+            eps = a.sqrt() * output + (1 - a).sqrt() * x
+        else:
+            clean = (x - (1 - a).sqrt() * output) / a.sqrt()
+            eps = output
+        return a_previous.sqrt() * clean + (1 - a_previous).sqrt() * eps
+
+
 @torch.no_grad()
 def ddim_sample(
     unet: Any,
@@ -74,31 +110,16 @@ def ddim_sample(
     Raises:
         UserError: a number of steps outside the schedule, or an unsupported prediction type.
     """
-    scheduler = ddim_scheduler(scheduler_config)
-    total = scheduler.config.num_train_timesteps
-    if not 1 <= num_steps <= total:
-        raise UserError(f"number of DDIM steps {num_steps} is out of range; legal are 1 to {total}")
-    scheduler.set_timesteps(num_steps)
-    alphas = scheduler.alphas_cumprod.float()
-    stride = total // num_steps
+    steps = DdimSteps(scheduler_config, num_steps)
     guided = guidance != 1.0
     if guided:
         context = torch.cat([null_context.expand(len(noise), -1, -1), context])
     x = noise
-    for t in scheduler.timesteps.tolist():
+    for t in steps.timesteps:
         inputs = torch.cat([x, x]) if guided else x
         output = unet(inputs, t, encoder_hidden_states=context).sample
         if guided:
             without, with_prompt = output.chunk(2)
             output = without + guidance * (with_prompt - without)
-        a = alphas[t]
-        previous = t - stride
-        a_previous = alphas[previous] if previous >= 0 else scheduler.final_alpha_cumprod.float()
-        if scheduler.config.prediction_type == "v_prediction":
-            clean = a.sqrt() * x - (1 - a).sqrt() * output
-            eps = a.sqrt() * output + (1 - a).sqrt() * x
-        else:
-            clean = (x - (1 - a).sqrt() * output) / a.sqrt()
-            eps = output
-        x = a_previous.sqrt() * clean + (1 - a_previous).sqrt() * eps
+        x = steps.step(x, output, t)
     return x

@@ -23,7 +23,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -53,6 +53,23 @@ class Fidelity(BaseModel):
     tafid: float
     num_samples: int
     seconds: float
+
+
+class PairedInputs(NamedTuple):
+    """What teacher and student are compared on, and the teacher's side of it.
+
+    Sample i starts from `noise[i]` (C, h, w) with the prompt `contexts[i]` (tokens, dim) and ends, in the teacher, at
+    `latents[i]`. Noised data latent i is `noisy[i]` at `timesteps[i]`, again with `contexts[i]`; the teacher's noise
+    prediction there is `epsilon[i]`.
+    """
+
+    noise: Tensor
+    contexts: Tensor
+    null_context: Tensor
+    latents: Tensor
+    noisy: Tensor
+    timesteps: Tensor
+    epsilon: Tensor
 
 
 class PairedEvaluator:
@@ -101,6 +118,20 @@ class PairedEvaluator:
     def noise(self) -> Tensor:
         """Starting noise of the paired samples (num_samples, C, h, w)."""
         return self._fixed["noise"]
+
+    @property
+    def paired_inputs(self) -> PairedInputs:
+        """What both networks are compared on, and what the teacher made of it."""
+        fixed = self._fixed
+        return PairedInputs(
+            noise=fixed["noise"],
+            contexts=fixed["contexts"][self._prompt_index],
+            null_context=fixed["null_context"],
+            latents=fixed["latents"],
+            noisy=fixed["noisy"],
+            timesteps=fixed["timesteps"],
+            epsilon=fixed["epsilon"],
+        )
 
     def evaluate(self, unet: Any) -> Fidelity:
         """All three measures of a U-Net (diffusers' or staged, in eval mode).

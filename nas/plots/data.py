@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from nas.run_data import OBJECTIVES, Candidate, RunData
+from nas.run_data import MAX_DRAWN, Candidate, RunData, contradicting
 
 
 @dataclass(frozen=True)
 class FrontData:
     """Finished candidates split by dominance in (latent error, predicted latency, parameters), all minimised.
 
-    `picks` maps a label to its candidate; picks that chose the same candidate share one label, as variants do.
+    `front` and `dominated` are those that are drawn, of `num_front` and `num_dominated`. `picks` maps a label to its
+    candidate; picks that chose the same candidate share one label, as variants do.
     """
 
     front: tuple[Candidate, ...]
     dominated: tuple[Candidate, ...]
     picks: dict[str, Candidate]
+    num_front: int
+    num_dominated: int
 
 
 @dataclass(frozen=True)
 class HypervolumeHistory:
-    """Hypervolume after each finished evaluation (counted from 1), and the reference it is taken against."""
+    """Hypervolume after finished evaluations (counted from 1), and the reference it is taken against.
+
+    Of more than `nas.run_data.MAX_DRAWN` evaluations those at which it changes, the last one, and no more than that.
+    """
 
     evaluations: tuple[int, ...]
     values: tuple[float, ...]
+    candidate_ids: tuple[str, ...]
     rule: str
 
 
@@ -50,27 +57,21 @@ class Contradiction:
         return self.small.latency_ms / self.fast.latency_ms
 
 
-def objectives(candidates: Sequence[Candidate]) -> np.ndarray:
-    """(N, 3) float64: latent error, predicted latency in ms, parameters."""
-    return np.array([[getattr(c, name) for name in OBJECTIVES] for c in candidates], dtype=np.float64).reshape(
-        -1, len(OBJECTIVES)
-    )
-
-
 def front_data(run: RunData) -> FrontData:
     """The front among the finished candidates and the picks on it."""
-    from nas import pareto
-
-    mask = pareto.front(objectives(run.done))
+    every = run.evaluated
+    on_front = frozenset(every.orders[every.on_front].tolist())
     by_id = {c.candidate_id: c for c in run.done}
     names: dict[str, list[str]] = {}
     for pick in run.picks:
         if pick.candidate_id in by_id:
             names.setdefault(pick.candidate_id, []).append(pick.name)
     return FrontData(
-        front=tuple(c for c, inside in zip(run.done, mask, strict=True) if inside),
-        dominated=tuple(c for c, inside in zip(run.done, mask, strict=True) if not inside),
+        front=tuple(c for c in run.done if c.order in on_front),
+        dominated=tuple(c for c in run.done if c.order not in on_front),
         picks={"-".join(labels): by_id[candidate_id] for candidate_id, labels in names.items()},
+        num_front=len(on_front),
+        num_dominated=len(every) - len(on_front),
     )
 
 
@@ -78,18 +79,24 @@ def hypervolume_history(run: RunData) -> HypervolumeHistory:
     """Hypervolume of all candidates finished so far, after each of them."""
     from nas import pareto
 
-    values = objectives(run.done)
-    if not len(values):
-        return HypervolumeHistory((), (), "")
+    every = run.evaluated
+    if not len(every):
+        return HypervolumeHistory((), (), (), "")
     latency, params = run.space.latency_ms, run.space.num_params
     bounds = ((latency[0], params[0]), (latency[1], params[1])) if latency and params else None
-    history = pareto.hypervolume_history(values, pareto.ObjectiveScale.of(values, bounds))
+    history = pareto.hypervolume_history(every.objectives, pareto.ObjectiveScale.of(every.objectives, bounds))
     costs = "cheapest to dearest candidate of the " + ("space" if bounds else "run")
     rule = (
         f"share of the box between the ideal and {pareto.REFERENCE:g} times the nadir; error in decades from "
         f"{pareto.ERROR_FLOOR:g} to the worst evaluated, costs linear from the {costs}"
     )
-    return HypervolumeHistory(tuple(range(1, len(values) + 1)), tuple(float(v) for v in history), rule)
+    rows = np.arange(len(history))
+    if len(rows) > MAX_DRAWN:
+        rows = np.flatnonzero(np.diff(history, prepend=-1.0))
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_DRAWN - 1)).round().astype(int)]
+        rows = np.union1d(rows, [len(history) - 1])
+    ids = tuple(str(name) for name in every.candidate_ids[rows])
+    return HypervolumeHistory(tuple((rows + 1).tolist()), tuple(history[rows].tolist()), ids, rule)
 
 
 def errors_pct(run: RunData) -> tuple[float, float] | None:
@@ -98,24 +105,22 @@ def errors_pct(run: RunData) -> tuple[float, float] | None:
     return (median(errors), max(errors)) if errors else None
 
 
-def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+def kendall_tau(first: ArrayLike, second: ArrayLike) -> float | None:
     """Kendall's tau-b; None when a side is constant or has fewer than two values."""
     from scipy.stats import kendalltau
 
-    if len(first) < 2:
+    if np.size(first) < 2:
         return None
     tau = float(kendalltau(first, second).statistic)
     return None if np.isnan(tau) else tau
 
 
-def contradiction(candidates: Sequence[Candidate]) -> Contradiction | None:
-    """The pair that contradicts "fewer parameters are faster" most: the smaller of its ratios is largest; O(N^2)."""
-    params = np.array([c.num_params for c in candidates], dtype=np.float64)
-    latency = np.array([c.latency_ms for c in candidates], dtype=np.float64)
-    best, pair = 1.0, None
-    for small in range(len(candidates)):
-        score = np.minimum(params / params[small], latency[small] / latency)
-        fast = int(score.argmax())
-        if score[fast] > best:
-            best, pair = float(score[fast]), Contradiction(candidates[small], candidates[fast])
-    return pair
+def contradiction(run: RunData) -> Contradiction | None:
+    """The pair that contradicts "fewer parameters are faster" most, of all finished candidates."""
+    every = run.evaluated
+    pair = contradicting(every.objectives[:, 2], every.objectives[:, 1])
+    if pair is None:
+        return None
+    by_order = {c.order: c for c in run.done}
+    small, fast = (by_order[int(every.orders[row])] for row in pair)
+    return Contradiction(small, fast)

@@ -18,7 +18,7 @@ PAIRS = (("latency_ms", "latent_error"), ("num_params", "latent_error"), ("num_p
 
 
 def front_3d(run: RunData) -> go.Figure:
-    """Latent error, predicted latency and parameters of every finished candidate; dominated ones faint.
+    """Latent error, predicted latency and parameters of the finished candidates; dominated ones faint.
 
     Raises:
         ValueError: no finished candidate.
@@ -84,7 +84,7 @@ def front_pairs(run: RunData) -> go.Figure:
 
 
 def hypervolume_history(run: RunData) -> go.Figure:
-    """Hypervolume after each finished evaluation.
+    """Hypervolume after each finished evaluation; of many, where it changes.
 
     Raises:
         ValueError: no finished candidate.
@@ -95,13 +95,13 @@ def hypervolume_history(run: RunData) -> go.Figure:
     data = data_of.hypervolume_history(run)
     figure = go.Figure()
     text = [
-        f"after {n}: {value:.4f}<br>{c.candidate_id}"
-        for n, value, c in zip(data.evaluations, data.values, run.done, strict=True)
+        f"after {n:,}: {value:.4f}<br>{name}"
+        for n, value, name in zip(data.evaluations, data.values, data.candidate_ids, strict=True)
     ]
     figure.add_scatter(
         x=data.evaluations,
         y=data.values,
-        mode="lines+markers",
+        mode="lines+markers" if len(data.values) <= 200 else "lines",
         line={"color": style.BLUE, "shape": "hv", "width": 2},
         marker={"size": 5},
         text=text,

@@ -11,7 +11,8 @@ def headline(run: RunData) -> str:
     """Title and the run in five tiles."""
     config = run.config or {}
     device, size = run.device, run.space.num_candidates
-    failed = f"{len(run.failed)} failed" if run.failed else "none failed"
+    every = run.evaluated
+    failed = f"{every.num_failed:,} failed" if every.num_failed else "none failed"
     tiles = [
         ("teacher", str(config.get("teacher", NONE)), _teacher_costs(run.teacher)),
         (
@@ -20,7 +21,7 @@ def headline(run: RunData) -> str:
             conditions_text(device) if device else "",
         ),
         ("search space", f"{size:,}" if size else NONE, f"candidates, preset {config.get('space', NONE)}"),
-        ("evaluated", f"{len(run.done)}", failed if run.candidates else ""),
+        ("evaluated", f"{len(every):,}", failed if run.candidates else ""),
         ("time", duration(sum(run.phases.values())) if run.phases else NONE, "all phases"),
     ]
     name = str(config.get("name", run.folder.name))

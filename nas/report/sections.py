@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+
+import numpy as np
 
 from latency_predictors.information import INFORMATION
 from latency_predictors.judging import RULE
@@ -11,7 +13,7 @@ from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
 from nas.report import models, page
 from nas.report.models import conditions_text
-from nas.run_data import Candidate, Device, RunData
+from nas.run_data import Device, RunData
 
 
 def front(run: RunData) -> str:
@@ -25,8 +27,8 @@ def front(run: RunData) -> str:
     found = data.front_data(run)
     key = page.key(
         [
-            ("●", style.BLUE, f"on the front ({len(found.front)})"),
-            ("●", style.FAINT, f"dominated ({len(found.dominated)})"),
+            ("●", style.BLUE, f"on the front ({found.num_front:,})"),
+            ("●", style.FAINT, f"dominated ({found.num_dominated:,})"),
         ]
         + [(style.GLYPHS[symbol], color, name) for name, (color, symbol) in style.pick_marks(list(found.picks)).items()]
     )
@@ -44,6 +46,8 @@ def front(run: RunData) -> str:
         for c in sorted(found.front, key=lambda c: c.latent_error or 0.0)
     ]
     listing = page.table(("candidate", "latent error", "latency", "parameters", "MACs"), rows, [False] + [True] * 4)
+    many = found.num_front - len(found.front)
+    listed = f"{len(rows):,} of the {found.num_front:,}" if many else f"The {len(rows)}"
     names = _small(f"Words of a candidate stand in the order {' - '.join(found.front[0].words) or 'of the stages'}.")
     return page.section(
         "front",
@@ -56,8 +60,9 @@ def front(run: RunData) -> str:
         "<h3>Two objectives at a time</h3>",
         key,
         page.side_by_side(*flat),
-        page.details(f"The {len(rows)} candidates on the front as a table", names + listing),
-        _failures(run.failed),
+        page.details(f"{listed} candidates on the front as a table", names + listing),
+        _drawn(run),
+        _failures(run),
     )
 
 
@@ -70,7 +75,7 @@ def history(run: RunData) -> str:
     if not run.done:
         return page.section("hypervolume", "Hypervolume over evaluations", lead, _no_candidates(run))
     found = data.hypervolume_history(run)
-    note = f"After {found.evaluations[-1]} evaluations: {found.values[-1]:.4f}. Rule: {found.rule}."
+    note = f"After {found.evaluations[-1]:,} evaluations: {found.values[-1]:.4f}. Rule: {found.rule}."
     return page.section(
         "hypervolume",
         "Hypervolume over evaluations",
@@ -145,15 +150,16 @@ def params(run: RunData) -> str:
     title = "Parameters against latency"
     if len(run.done) < 2:
         return page.section("parameters", title, "Whether a smaller model is a faster one.", _no_candidates(run))
-    tau = data.kendall_tau([c.num_params for c in run.done], [c.latency_ms for c in run.done])
+    objectives = run.evaluated.objectives
+    tau = data.kendall_tau(objectives[:, 2], objectives[:, 1])
     # The sentence follows the figure, whatever it is.
     verdict = _together(tau)
     value = (
         ""
         if tau is None
-        else f": Kendall's tau is {tau:.2f} over {len(run.done)} candidates (1 would be the same order)"
+        else f": Kendall's tau is {tau:.2f} over {len(run.evaluated):,} candidates (1 would be the same order)"
     )
-    pair = data.contradiction(run.done)
+    pair = data.contradiction(run)
     whole = run.space.params_latency_tau
     over_all = f"Over the whole space tau is {whole:.2f}. " if whole is not None else ""
     example = over_all + (
@@ -166,7 +172,7 @@ def params(run: RunData) -> str:
     )
     lead = f"Parameters and latency {verdict}{value}; colour is the latent error."
     return page.section(
-        "parameters", title, lead, page.figure(plots.params_vs_latency(run), "parameters"), _small(example)
+        "parameters", title, lead, page.figure(plots.params_vs_latency(run), "parameters"), _small(example), _drawn(run)
     )
 
 
@@ -177,18 +183,21 @@ def swaps(run: RunData) -> str:
         "add up to, known before the search, against what was measured."
     )
     table = page.figure(plots.swap_table(run), "swaps") if run.swap_table else page.missing(run.missing["swap_table"])
-    both = [c for c in run.done if c.prior is not None]
-    if not both:
+    if all(c.prior is None for c in run.done):
         prior = page.missing(run.missing.get("candidates", "no finished candidate has a prior in candidates.parquet"))
         return page.section("swaps", "What each option costs in fidelity", lead, page.side_by_side(table, prior))
-    tau = data.kendall_tau([c.prior or 0.0 for c in both], [c.latent_error or 0.0 for c in both])
+    priors, errors = run.evaluated.priors, run.evaluated.objectives[:, 0]
+    both = np.isfinite(priors)
+    tau = data.kendall_tau(priors[both], errors[both])
     note = (
-        _small(f"Kendall's tau of prior and measured latent error: {tau:.2f} over {len(both)} candidates.")
+        _small(f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates.")
         if tau is not None
         else ""
     )
     chart = page.figure(plots.prior_vs_measured(run), "prior")
-    return page.section("swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note)
+    return page.section(
+        "swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note, _drawn(run)
+    )
 
 
 def blocks(run: RunData) -> str:
@@ -259,17 +268,34 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
 
 def _no_candidates(run: RunData) -> str:
     reason = run.missing.get("candidates") or "no candidate has finished with a usable latent error"
-    return page.missing(reason) + _failures(run.failed)
+    return page.missing(reason) + _failures(run)
 
 
-def _failures(failed: Iterable[Candidate]) -> str:
+def _failures(run: RunData) -> str:
     rows = [
-        (f"<code>{page.text(c.candidate_id)}</code>", page.text(c.outcome), page.text(c.reason or NONE)) for c in failed
+        (f"<code>{page.text(c.candidate_id)}</code>", page.text(c.outcome), page.text(c.reason or NONE))
+        for c in run.failed
     ]
+    first = f"; the first {len(rows)} of them" if len(rows) < run.evaluated.num_failed else ""
     return (
-        page.details(f"{len(rows)} did not finish", page.table(("candidate", "outcome", "reason"), rows, [False] * 3))
+        page.details(
+            f"{run.evaluated.num_failed:,} did not finish{first}",
+            page.table(("candidate", "outcome", "reason"), rows, [False] * 3),
+        )
         if rows
         else ""
+    )
+
+
+def _drawn(run: RunData) -> str:
+    """Which candidates the figures show, where these are not all."""
+    if len(run.done) == len(run.evaluated):
+        return ""
+    found = data.front_data(run)
+    front = "all" if len(found.front) == found.num_front else f"{len(found.front):,} (evenly by error)"
+    return _small(
+        f"Drawn are {front} of the {found.num_front:,} candidates on the front and {len(found.dominated):,} of the "
+        f"{found.num_dominated:,} others, at random; numbers in the text are of all. candidates.parquet has them all."
     )
 
 

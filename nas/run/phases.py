@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.evaluate import make_evaluator
+from nas.run.reuse import check_sources, num_reused, reuse_blocks, reuse_candidates
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,12 +39,16 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 
 def load(run: RunContext, progress: Progress) -> None:
-    """Load the teacher, check space and given profile against it, count costs; nothing is written."""
+    """Load the teacher, check the sampler, the space and a given profile, count costs; nothing is written."""
+    from nas.search.sampler import check_sampler
+
+    check_sampler(run.recipe.search.sampler)
     with progress.phase("load", 2) as phase:
         _ = run.space
         _ = run.teacher
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
+        check_sources(run)
         if run.recipe.calibration.profile is not None:
             given_profile(run, run.recipe.calibration.profile)
         phase.advance(candidates=run.space.num_candidates)
@@ -167,6 +172,8 @@ def distill(run: RunContext, progress: Progress) -> None:
 
     settings = run.distill_settings
     with progress.phase("distill", settings.steps) as phase:
+        if copied := reuse_blocks(run):
+            phase.advance(0, **{"blocks reused": copied})
         results = distill_blocks(
             run.teacher,
             run.space,
@@ -209,16 +216,25 @@ def prior(run: RunContext, progress: Progress) -> Any:
 def search(run: RunContext, table: Any, address: str | None, progress: Progress) -> None:
     """The sweep, until the recipe's number of candidates is evaluated; then the tables."""
     from nas.search.settings import SweepSettings
-    from nas.search.store import export_tables
     from nas.search.sweep import run_sweep
+    from nas.search.tables import export_tables
 
-    budgets = run.recipe.picks
+    def predicted(matrix: Any) -> Any:
+        return table.prior(run.space.stage_rows(matrix))
+
+    if run.recipe.reuse:
+        with progress.phase("reuse") as phase:
+            for taken in reuse_candidates(run, predicted):
+                phase.advance(taken.candidates, **{"": f"of {taken.finished:,} finished ones of {taken.run}"})
+    budgets, sweep = run.recipe.picks, run.recipe.search.model_dump()
+    # Candidates to evaluate are new ones.
+    sweep["num_candidates"] += num_reused(run.store)
     settings = SweepSettings(
         seed=run.recipe.seed,
         recipe_hash=run.recipe_hash,
         max_latency_ms=budgets.max_latency_ms,
         max_params=budgets.max_params,
-        **run.recipe.search.model_dump(),
+        **sweep,
     )
     with progress.phase("search", settings.num_candidates) as phase:
         first = True
@@ -238,7 +254,7 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
             run.known_costs,
             settings,
             run.directory.path,
-            prior=lambda matrix: table.prior(run.space.stage_rows(matrix)),
+            prior=predicted,
             on_progress=report,
             address=address,
         )
@@ -247,11 +263,19 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
 
 def pick(run: RunContext, progress: Progress) -> dict[str, Any]:
     """Choose the picks from the front and write picks.json."""
-    from nas.picks import choose, save_picks
+    from nas.picks import choose_rows, save_picks
 
     with progress.phase("pick") as phase:
         budgets = run.recipe.picks
-        picks = choose(run.store.latest(), budgets.max_latency_ms, budgets.max_params, budgets.max_error)
+        store = run.store
+        rows, values = store.objectives()
+        picks = choose_rows(
+            values,
+            lambda row: store.at(rows[row : row + 1])[0],
+            budgets.max_latency_ms,
+            budgets.max_params,
+            budgets.max_error,
+        )
         save_picks(picks, run.directory.picks)
         phase.advance(len(picks))
     return picks

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nas.config import Recipe
 from nas.progress import Progress
 from nas.run.context import RunContext
@@ -23,24 +25,28 @@ if TYPE_CHECKING:
 def status(run_dir: Path | str) -> dict[str, Any]:
     """How far a run is: phases with seconds, candidates by outcome, front, whether a process is working on it."""
     from nas.pareto import front
+    from nas.run.reuse import num_reused
 
     run = RunContext.open(run_dir)
     directory, store = run.directory, run.store
-    records = store.latest()
-    done = [r for r in records if r.outcome == "done"]
-    values = [[r.metrics["latent_error"], r.latency_ms, float(r.num_params)] for r in done]
-    failed = [{"candidate": r.candidate, "reason": r.reason} for r in records if r.outcome == "failed"]
+    counts, reused = store.counts(), num_reused(store)
+    _, values = store.objectives()
+    latest = (
+        store.table(store.latest_rows(), ["candidate", "reason", "outcome"]).to_pylist() if counts["failed"] else []
+    )
+    failed = [{"candidate": r["candidate"], "reason": r["reason"]} for r in latest if r["outcome"] == "failed"]
     return {
         "run": str(directory.path),
         "state": "running" if directory.is_locked() else "finished" if directory.report.is_file() else "stopped",
         "teacher": run.recipe.teacher,
         "space": run.recipe.space,
         "phase_seconds": directory.seconds(),
-        "candidates_done": len(done),
-        "candidates_total": run.recipe.search.num_candidates,
-        "candidates_failed": len(failed),
+        "candidates_done": counts["done"],
+        "candidates_total": run.recipe.search.num_candidates + reused,
+        "candidates_failed": counts["failed"],
+        **({"candidates_reused": reused} if reused else {}),
         "failures": failed,
-        "front_size": int(front(values).sum()) if values else 0,
+        "front_size": int(front(values).sum()),
         "report": str(directory.report) if directory.report.is_file() else None,
     }
 
@@ -54,10 +60,10 @@ def pareto(run_dir: Path | str) -> tuple[pd.DataFrame, Path]:
     from nas.pareto import front
     from nas.plots import front_3d
     from nas.run_data import read_run
-    from nas.search.store import export_tables
+    from nas.search.tables import export_tables, to_frame
 
     run = RunContext.open(run_dir)
-    frame = run.store.to_frame()
+    frame = to_frame(run.store)
     frame = frame[frame["outcome"] == "done"]
     if frame.empty:
         raise UserError(f"run {run_dir} has no finished candidate yet; look with: nanosd status {run_dir}")
@@ -82,15 +88,18 @@ def pick(run_dir: Path | str, rule: str, max_latency_ms: float | None, max_param
     Raises:
         UserError: no finished candidate, or a budget that none meets.
     """
-    from nas.picks import choose
+    from nas.picks import choose_rows
 
     run = RunContext.open(run_dir)
-    records, max_error = run.store.latest(), run.recipe.picks.max_error
-    chosen = choose(records, max_latency_ms, max_params, max_error)  # refuses budgets that none meets
+    store, max_error = run.store, run.recipe.picks.max_error
+    rows, values = store.objectives()
+    chosen = choose_rows(
+        values, lambda row: store.at(rows[row : row + 1])[0], max_latency_ms, max_params, max_error
+    )  # refuses budgets that none meets
     if rule != "budget":
         latency, params = max_latency_ms or float("inf"), max_params or float("inf")
-        within = [record for record in records if record.latency_ms <= latency and record.num_params <= params]
-        chosen = choose(within, max_error=max_error)
+        within = np.flatnonzero((values[:, 1] <= latency) & (values[:, 2] <= params))
+        chosen = choose_rows(values[within], lambda row: store.at(rows[within[row : row + 1]])[0], max_error=max_error)
     return {"pick": rule, **chosen[rule].model_dump(mode="json")}
 
 

@@ -32,11 +32,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.run_data.candidates_file import read_candidates
 from nas.run_data.device_file import read_device
 from nas.run_data.types import (
     STAGES,
     BlockLoss,
-    Candidate,
     ClosingRow,
     ModelImages,
     Pick,
@@ -99,15 +99,20 @@ def read_run(folder: Path | str) -> RunData:
         return value
 
     config = part("config", _read_yaml, None)
+    picks: tuple[Pick, ...] = part("picks", _read_picks, ())
+    wanted = frozenset(pick.candidate_id for pick in picks)
+    found = part("candidates", lambda path: read_candidates(path, wanted), None)
+    candidates, columns = found or ((), None)
     return RunData(
         folder=folder,
         config=config,
         space=_read_space(folder / "space.json", (config or {}).get("space")),
-        candidates=part("candidates", _read_candidates, ()),
+        candidates=candidates,
+        columns=columns,
         device=part("device", read_device, None),
         swap_table=part("swap_table", _read_swap_table, None),
         blocks=part("blocks", _read_blocks, ()),
-        picks=part("picks", _read_picks, ()),
+        picks=picks,
         closing=part("closing", _read_closing, ()),
         phases=part("phases", _read_phases, None),
         images=part("images", _read_images, ()),
@@ -131,36 +136,6 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("it holds no key-value pairs")
     return value
-
-
-def _read_candidates(path: Path) -> tuple[Candidate, ...]:
-    import pandas
-
-    csv = path.with_suffix(".csv")
-    frame = pandas.read_csv(csv) if csv.is_file() and not path.is_file() else pandas.read_parquet(path)
-    rows = [_candidate(row, index) for index, row in enumerate(frame.to_dict("records"))]
-    return tuple(sorted(rows, key=lambda row: row.order))
-
-
-def _candidate(row: Mapping[Any, Any], index: int) -> Candidate:
-    candidate_id = str(row["id"])
-    columns = {stage: str(row[stage]) for stage in STAGES if isinstance(row.get(stage), str)}
-    order = whole(row.get("order"))
-    return Candidate(
-        candidate_id=candidate_id,
-        words=columns or words_of(candidate_id),
-        num_params=round(needed(row["num_params"], "num_params")),
-        num_macs=round(needed(row["num_macs"], "num_macs")),
-        latency_ms=needed(row["latency_ms"], "latency_ms"),
-        latent_error=number(row.get("latent_error")),
-        noise_error=number(row.get("noise_error")),
-        tafid=number(row.get("tafid")),
-        prior=number(row.get("prior")),
-        outcome=str(row["outcome"]),
-        reason=text(row.get("reason")),
-        seconds=number(row.get("seconds")),
-        order=index if order is None else order,
-    )
 
 
 def _read_swap_table(path: Path) -> SwapTable:

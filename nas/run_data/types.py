@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+from nas.run_data.columns import Columns
 
 #: Stages of SD 1.x, in the order of a candidate's id.
 STAGES = ("E1", "E2", "E3", "deep", "D3", "D2", "D1")
@@ -192,7 +195,10 @@ class ModelImages:
 
 @dataclass(frozen=True)
 class RunData:
-    """Everything that the files of one run say; `missing` has one sentence for each part that is not there."""
+    """Everything that the files of one run say; `missing` has one sentence for each part that is not there.
+
+    Of more than `columns.MAX_DRAWN` finished candidates `candidates` has only those that pages draw; `columns` has all.
+    """
 
     folder: Path
     config: Mapping[str, Any] | None = None
@@ -208,15 +214,21 @@ class RunData:
     captions: tuple[str, ...] = ()
     provenance: Mapping[str, Any] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns | None = None
+
+    @cached_property
+    def evaluated(self) -> Columns:
+        """All finished candidates, also those that are not drawn."""
+        return Columns.of(self.candidates) if self.columns is None else self.columns
 
     @property
     def done(self) -> tuple[Candidate, ...]:
-        """Candidates that finished, in the order in which they did."""
+        """Candidates that finished, in the order in which they did: those that are drawn, see `evaluated`."""
         return tuple(c for c in self.candidates if c.is_done)
 
     @property
     def failed(self) -> tuple[Candidate, ...]:
-        """Candidates that did not finish with usable figures."""
+        """Candidates that did not finish with usable figures: the first ones, `evaluated.num_failed` counts all."""
         return tuple(c for c in self.candidates if not c.is_done)
 
     @property

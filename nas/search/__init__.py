@@ -3,9 +3,11 @@
 Importing this package imports neither Ray nor Optuna; `run_sweep` does when it is called.
 """
 
+from nas.search.record import CandidateRecord, Rung
 from nas.search.settings import KnownCosts, SweepSettings
-from nas.search.store import STORE_FOLDER, CandidateRecord, CandidateStore, export_tables, records_to_frame
+from nas.search.store import STORE_FOLDER, CandidateStore
 from nas.search.sweep import SweepResult, run_sweep
+from nas.search.tables import export_tables, to_frame
 from nas.search.warm_start import warm_start
 
 __all__ = [
@@ -13,10 +15,11 @@ __all__ = [
     "CandidateRecord",
     "CandidateStore",
     "KnownCosts",
+    "Rung",
     "SweepResult",
     "SweepSettings",
     "export_tables",
-    "records_to_frame",
     "run_sweep",
+    "to_frame",
     "warm_start",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of, vector_of
 from nas.search.known_cost_sampler import KnownCostSampler
 from nas.search.pool import OpenCandidates
+from nas.search.qlognehvi import QLogNehviSampler, check_installed
 from nas.search.settings import KnownObjectives, SamplerName
 from search_spaces.errors import UserError
 
-SAMPLERS: tuple[SamplerName, ...] = ("random", "nsga2", "tpe", "gp", "ehvi")
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 class UnseenSampler(BaseSampler):
@@ -89,6 +90,20 @@ class UnseenSampler(BaseSampler):
         self.inner.reseed_rng()
 
 
+def check_sampler(name: str) -> SamplerName:
+    """The name itself, of a sampler that can be made here.
+
+    Raises:
+        UserError: an unknown name, or one whose library is not installed.
+    """
+    for known in SAMPLERS:
+        if name == known:
+            if known == "qlognehvi":
+                check_installed()
+            return known
+    raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
+
+
 def make_sampler(
     name: SamplerName,
     space: DecisionSpace,
@@ -101,19 +116,22 @@ def make_sampler(
 
     Args:
         name: `random`; `nsga2` (population 16, for sweeps of tens to hundreds); `tpe` (multivariate); `gp` (Gaussian
-            processes with expected hypervolume improvement, half a second to several seconds a proposal); `ehvi`
+            processes with expected hypervolume improvement, half a second to several seconds a proposal);
+            `qlognehvi` (BoTorch's, from the extra `botorch`); `ehvi`
             (:class:`~nas.search.known_cost_sampler.KnownCostSampler`: spends no evaluation on what is known).
         space: where the candidates are from.
         seed: the same seed and the same results give the same proposals.
         pool: what may be proposed.
-        known: what is known of every candidate; only `ehvi` needs it, and only it uses it.
+        known: what is known of every candidate; only `ehvi` needs it, and `qlognehvi` takes its reference point.
         repeat_failed: for `ehvi`, whether candidates whose trials failed may be proposed again, if the pool has them.
 
     Raises:
-        UserError: unknown name, or `ehvi` without known objectives.
+        UserError: unknown name, one whose library is not installed, or `ehvi` without known objectives.
     """
+    check_sampler(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # of arguments that are to go, and are still needed
         inner: BaseSampler
         if name == "random":
             inner = optuna.samplers.RandomSampler(seed=seed)
@@ -146,5 +164,5 @@ def make_sampler(
                 repeat_failed=repeat_failed,
             )
         else:
-            raise UserError(f"unknown sampler {name!r}; legal are {', '.join(SAMPLERS)}")
+            inner = QLogNehviSampler(space, seed, None if known is None else known.reference)
     return UnseenSampler(inner, space, pool, seed)

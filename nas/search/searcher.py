@@ -15,8 +15,9 @@ from ray.tune.search import Searcher
 
 from nas.pareto import FrontTracker
 from nas.search import study as studies
+from nas.search.decisions import distributions, vector_of
 from nas.search.pool import Pool
-from nas.search.sampler import ExhaustedError, UnseenSampler, distributions, vector_of
+from nas.search.sampler import ExhaustedError, UnseenSampler
 from nas.search.settings import Indices, KnownCosts, SweepSettings
 from nas.search.store import CandidateRecord, CandidateStore, Outcome
 from search_spaces.errors import UserError

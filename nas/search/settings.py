@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.pareto import REFERENCE
+from nas.search.decisions import DecisionSpace
 from search_spaces.sampling import sample_within
 from search_spaces.space import SearchSpace
 
-SamplerName = Literal["random", "nsga2", "tpe", "gp", "ehvi"]
+SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"]
 
 Metrics = dict[str, float]
 Indices = NDArray[np.int64]
@@ -126,7 +127,7 @@ def draw_within(
     return lambda rng, num: sample_within(space, functions, budgets, rng, num)
 
 
-def table_or_sample(space: SearchSpace, seed: int) -> Indices:
+def table_or_sample(space: DecisionSpace, seed: int) -> Indices:
     """All candidates of a space (N, stages), or SAMPLE_SIZE random ones of a space of more than MAX_TABLE."""
     if space.num_candidates <= MAX_TABLE:
         return space.enumerate()

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.search.sampler import distributions, params_of, vector_of
+from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.settings import Indices, KnownCosts
 from nas.search.store import CandidateRecord
 from search_spaces.errors import UserError

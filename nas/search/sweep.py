@@ -80,13 +80,13 @@ def run_sweep(
     start = time.monotonic()
     folder = Path(run_dir).resolve()
     store = CandidateStore(folder / STORE_FOLDER)
-    _make_folder(store.path.parent)
+    _make_folder(store.folder)
     records = store.latest()
     _check_recipe(records, settings, store.path)
     pool = Pool(space, objectives, settings)
     from nas.search.ray_session import clear_leftovers
 
-    clear_leftovers(store.path.parent)  # before the store is read for good: a leftover worker may still write
+    clear_leftovers(store.folder)  # before the store is read for good: a leftover worker may still write
     records = store.latest()
     for record in records:
         if record.outcome != "failed" or not settings.retry_failed:
@@ -177,7 +177,7 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
     """Run Ray Tune until the searcher has finished."""
     from nas.search.ray_session import ray_session
 
-    folder = searcher.store.path.parent
+    folder = searcher.store.folder
     with ray_session(folder, searcher.settings.workers, address) as tune_folder:
         from ray import tune
 

@@ -129,6 +129,7 @@ def test_text_that_is_no_fitted_model_is_refused_in_one_line(text: str) -> None:
 @every_model
 def test_a_fitted_model_with_a_field_missing_is_refused(make: Callable[[], Model]) -> None:
     content = json.loads(fit(make).to_json())
+    content.pop("widest_factor", None)  # came later: profiles of ensembles that lack it are still read
     for field in content:
         damaged = {name: value for name, value in content.items() if name != field}
         with pytest.raises(UserError, match="fitted model: "):

@@ -105,7 +105,7 @@ def test_a_number_without_a_dot_before_its_exponent_is_a_number(tmp_path: Path) 
         ("search.workers=two", ["search.workers", "'two'", "an integer >= 1"]),
         ("search.workers=true", ["search.workers", "true", "an integer >= 1"]),
         ("search.workers='2'", ["search.workers", "'2'", "an integer >= 1"]),
-        ("search.sampler=cma", ["search.sampler", "'cma'", "one of random, nsga2, tpe, gp, ehvi"]),
+        ("search.sampler=cma", ["search.sampler", "'cma'", "one of random, nsga2, tpe, gp, qlognehvi, ehvi"]),
         ("fidelity.guidance=.nan", ["fidelity.guidance", "NaN", "a number >= 1"]),
         ("distill.clip=.inf", ["distill.clip", "Infinity", "a number > 0"]),
         ("export.formats=[tflite]", ["export.formats", "'tflite'", "diffusers, onnx"]),

@@ -88,7 +88,7 @@ def test_contradiction_is_the_clearest_pair(costs: list[tuple[int, int]]) -> Non
         for fast in run.done
         if small.num_params < fast.num_params and small.latency_ms > fast.latency_ms
     ]
-    pair = data.contradiction(run.done)
+    pair = data.contradiction(run)
     assert (pair is None) == (not scores)
     if pair:
         assert min(pair.params_ratio, pair.latency_ratio) == pytest.approx(max(scores))

@@ -20,6 +20,14 @@ from nas.run.directory import RunDirectory
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
+#: Sections and fields that no version with these hashes had.
+ADDED_SINCE = ("reuse",)
+
+
+def dumped(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as the versions that hashed all of it wrote it."""
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
+
 
 def full_dump_hash(tree: dict[str, Any]) -> str:
     """As the first versions had it: everything that their recipe had, but what may change while a run goes on."""
@@ -41,7 +49,7 @@ def old_run(
     hashed: Callable[[dict[str, Any]], str] = full_dump_hash,
 ) -> RunDirectory:
     """A run of a version that did not know these fields, as it left its folder."""
-    tree = load_recipe(None, overrides).model_dump(mode="json")
+    tree = dumped(load_recipe(None, overrides))
     for key in unknown:
         section, _, name = key.partition(".")
         del tree[section][name]
@@ -127,7 +135,7 @@ def test_a_run_of_the_very_first_version_is_read_and_keeps_its_budgets(tmp_path:
 def test_the_hash_of_runs_until_now_is_unchanged() -> None:
     for overrides in ((), OVERRIDES, ("calibration.precision=w8a8",), ("data.source=folder", "data.folder=/x")):
         recipe = load_recipe(None, overrides)
-        assert recipe_hash(recipe) == full_dump_hash(recipe.model_dump(mode="json"))
+        assert recipe_hash(recipe) == full_dump_hash(dumped(recipe))
 
 
 class LaterCalibration(Calibration):
@@ -151,7 +159,7 @@ class LaterRecipe(Recipe):
 
 
 def test_a_field_that_is_added_later_changes_the_hash_only_where_it_is_used() -> None:
-    known = load_recipe(None, OVERRIDES).model_dump(mode="json")
+    known = dumped(load_recipe(None, OVERRIDES))
     assert recipe_hash(LaterRecipe.model_validate_json(json.dumps(known))) == full_dump_hash(known)
     used: list[dict[str, Any]] = [
         {"calibration": known["calibration"] | {"cool_down": 4}},

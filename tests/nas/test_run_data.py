@@ -108,3 +108,45 @@ def test_space_facts_agree_with_counting_pairs() -> None:
     assert facts["num_params"] == [params.min(), params.max()]
     assert facts["num_candidates"] == 1_000
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_of_many_candidates_all_count_and_some_are_drawn(tmp_path: Path) -> None:
+    import pandas
+
+    from nas import plots
+    from nas.plots import data
+    from nas.report import write_report
+
+    rows = synthetic_run.candidate_rows(np.random.default_rng(5), 3_000)
+    for row in rows[100:400]:
+        row |= {"outcome": "failed", "latent_error": float("nan"), "reason": "made up"}
+    folder = synthetic_run.make_run(tmp_path / "run")
+    pandas.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(folder / "candidates.parquet")
+    pick = next(row["id"] for row in rows if row["outcome"] == "done" and row["latent_error"] > 1)
+    (folder / "picks.json").write_text(json.dumps({"prime": {"candidate": pick, "rule": "made up"}}))
+    run = read_run(folder)
+    done = [row for row in rows if row["outcome"] == "done"]
+    assert run.evaluated.candidate_ids.tolist() == [row["id"] for row in done]
+    assert run.evaluated.num_failed == len(rows) - len(done) and len(run.failed) == 200
+    assert [c.order for c in run.candidates] == sorted(c.order for c in run.candidates)
+    # By comparing every pair.
+    values = np.array([[row["latent_error"], row["latency_ms"], row["num_params"]] for row in done])
+    on_front = [not ((values <= v).all(axis=1) & (values < v).any(axis=1)).any() for v in values]
+    found = data.front_data(run)
+    assert {c.candidate_id for c in found.front} == {row["id"] for row, on in zip(done, on_front, strict=True) if on}
+    assert (found.num_front, found.num_dominated) == (sum(on_front), len(done) - sum(on_front))
+    assert 1_000 <= len(found.dominated) <= 1_003 and found.picks["prime"].candidate_id == pick
+    # The clearest contradiction is of all.
+    params, latency = values[:, 2], values[:, 1]
+    scores = np.minimum(params[None] / params[:, None], latency[:, None] / latency[None])
+    pair = data.contradiction(run)
+    assert pair is not None and min(pair.params_ratio, pair.latency_ratio) == pytest.approx(scores.max())
+    # The curve is thinned where it is flat: its steps and its end are those of the whole one.
+    history = data.hypervolume_history(run)
+    assert history.evaluations[-1] == len(done) and len(history.values) < 1_000
+    assert list(history.values) == sorted(history.values)
+    assert history.candidate_ids[-1] == done[-1]["id"]
+    assert sum(len(trace.x) for trace in plots.params_vs_latency(run).data) == len(run.done)
+    html = write_report(folder).read_text()
+    assert f"all of the {sum(on_front):,} candidates on the front and 1,00" in html and len(html) < 12e6
+    assert f"over {len(done):,} candidates" in html and "302 did not finish; the first 200 of them" in html

@@ -13,7 +13,7 @@ CANDIDATE = "-".join(WORDS.values())
 
 
 def test_tables_of_the_store(tmp_path: Path) -> None:
-    from nas.search.store import STORE_FOLDER, CandidateRecord, CandidateStore, export_tables
+    from nas.search import STORE_FOLDER, CandidateRecord, CandidateStore, export_tables
 
     store = CandidateStore(tmp_path / STORE_FOLDER)
     costs = {"latency_ms": 1.5, "num_params": 100, "num_macs": 200, "vector": (0,) * 7}

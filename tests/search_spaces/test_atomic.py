@@ -44,7 +44,10 @@ def test_no_room_keeps_the_old_file_and_no_temporary(tmp_path: Path, write: Call
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"^cannot write .*x\.json: File too large; choose another place$"):
+        with pytest.raises(
+            UserError,
+            match=r"^cannot write .*x\.json: File too large; raise the limit on the size of files \(ulimit -f\)$",
+        ):
             write(target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -238,3 +238,31 @@ def test_more_candidates_and_a_budget_go_on_with_a_run(killed_run: KilledRun, tm
     assert lines(run.store / "candidates.jsonl")[: len(records)] == records
     picks = json.loads(run.picks.read_text())
     assert picks["budget"]["num_params"] <= limit
+
+
+@pytest.mark.slow
+def test_another_device_and_space_reuse_blocks_and_candidates(killed_run: KilledRun, tmp_path: Path) -> None:
+    """What is taken over is what the other run would measure itself, with its own latencies."""
+    from nas.run.evaluate import make_evaluator
+    from nas.search import CandidateStore
+    from search_spaces.candidate import Candidate
+
+    run, folder = RunDirectory(killed_run[0]), killed_run[0].parent
+    space = tmp_path / "wider.yaml"
+    space.write_text(SPACE.replace("name: eight", "name: wider").replace("E1: [RARA]", "E1: [RA, RARA]"))
+    other = RunDirectory(tmp_path / "other")
+    overrides = [f"space={space}", "calibration.profile=sm8750-w8a16", "search.num_candidates=2", "name=other"]
+    options = [part for override in overrides for part in ("--set", override)]
+    nanosd("search", "--config", folder / "recipe.yaml", "--run", other.path, *options, "--reuse", run.path)
+    theirs = {r.candidate: r for r in CandidateStore(run.store).records() if r.outcome == "done"}
+    records = CandidateStore(other.store).records()
+    reused = [r for r in records if r.reused_from is not None]
+    assert {r.candidate for r in reused} == set(theirs) and len(records) == len(reused) + 2
+    evaluate = make_evaluator(str(other.path))
+    for record in reused:
+        was = theirs[record.candidate]
+        assert evaluate(Candidate(options=record.options)) == record.metrics == was.metrics
+        assert record.latency_ms != was.latency_ms and record.num_params == was.num_params
+    # Only the option that the other run does not have was trained.
+    status = {(row["stage"], row["option"]): row["status"] for row in json.loads(other.blocks.read_text())}
+    assert [block for block, what in status.items() if what == "trained"] == [("E1", "RA")]

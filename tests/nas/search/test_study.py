@@ -10,8 +10,9 @@ import optuna
 import pytest
 
 from nas.search import CandidateRecord, SweepSettings
+from nas.search.decisions import distributions
 from nas.search.pool import Pool
-from nas.search.sampler import distributions, make_sampler
+from nas.search.sampler import make_sampler
 from nas.search.study import fail, finish, open_study, replay, start_attrs
 from search_spaces.errors import UserError
 
