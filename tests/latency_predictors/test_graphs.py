@@ -93,7 +93,9 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_the_reference_of_large_networks_is_a_stage(unet: UNet2DConditionModel, space: SearchSpace, large: bool) -> None:
+def test_the_reference_of_large_networks_is_a_stage(
+    unet: UNet2DConditionModel, space: SearchSpace, large: bool
+) -> None:
     """From 100 million parameters on (SD 1.5's shapes without weights here); a whole network stays behind it."""
     if large:
         with torch.device("meta"):
