@@ -8,9 +8,9 @@ import typer
 
 from experiments.calibrate_options import LOCAL, check_options, stated, ways
 from experiments.calibration_output import evaluation_page, show, show_evaluation
-from experiments.option_text import key_values
+from experiments.option_text import options_of
 from experiments.output import print_json, print_mapping, say
-from nas.overwriting import refuse_overwriting
+from nas.overwriting import refuse_other_file, refuse_overwriting, refuse_run_files
 from search_spaces.errors import UserError
 from search_spaces.places import check_file, check_folder
 
@@ -110,6 +110,8 @@ def calibrate(
     if evaluate is not None:
         page = out or evaluation_page(evaluate)
         refuse_overwriting(page, inputs)
+        refuse_run_files(page)
+        refuse_other_file(page, (".html", ".htm"), "page")
         check_file(page, "--out")
         show_evaluation(evaluate, page, json)
         return
@@ -117,6 +119,7 @@ def calibrate(
         raise UserError("calibrate: no --out; give the path of the profile to write, or --evaluate PROFILE")
     refuse_overwriting(out, inputs)
     check_file(out, "--out")
+    _check_is_profile(out)
     precision = _PRECISIONS.get((precision or "").lower(), precision)
     overrides: dict[str, str | int | None] = {"teacher": teacher, "space": space}
     if "everything" in found:
@@ -162,6 +165,18 @@ def calibrate(
         with sole_writer(out):
             outcome = ask(given, target, plan, out, export)
     _end(outcome, plan, out, json)
+
+
+def _check_is_profile(out: Path) -> None:
+    """What is at --out already may be a profile of this command's own, and nothing else."""
+    if out.exists():
+        from latency_predictors.profile_file import read_device_profile
+
+        refuse_run_files(out)
+        try:
+            read_device_profile(out)
+        except UserError as error:
+            raise UserError(f"--out {out}: holds something else; give another --out ({error})") from None
 
 
 def _import(given: "Given", target: "Target", out: Path, json: bool) -> None:
@@ -223,14 +238,14 @@ def _runner(
     """The runner of a device at hand; what is not given is the recipe's on this machine, else the runner's own."""
     from latency_predictors.runners import RunnerSpec, runner_options
 
-    wanted: dict[str, Any] = {"threads": threads, "precision": precision}
+    wanted: dict[str, Any] = {}
     if name in (None, _HERE):
         name = _HERE
         wanted = {
             "threads": threads or recipe.calibration.threads,
             "precision": precision or recipe.calibration.precision,
         }
-    options = {key: value for key, value in wanted.items() if value is not None} | key_values(name, texts or [])
+    options = wanted | options_of(name, {"threads": threads, "precision": precision}, texts or [])
     runner_options(name, options)
     return RunnerSpec(name=name, options=options)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from experiments.measure_output import show
-from experiments.option_text import key_values
+from experiments.option_text import options_of
 from experiments.output import print_json
 from search_spaces.errors import UserError
 from search_spaces.places import check_folder
@@ -81,7 +81,7 @@ def measure(
     from nas.quiet import quiet
 
     given: dict[str, Any] = {"threads": threads, "precision": precision, "soc": soc, "cores": _cores(cores)}
-    options = {key: value for key, value in given.items() if value is not None} | key_values(runner, option or [])
+    options = options_of(runner, given, option or [])
     runner_options(runner, options)
     spec = RunnerSpec(name=runner, options=options)
     if not list_:

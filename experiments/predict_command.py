@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments.output import print_json, print_mapping, print_rows, say
+from nas.overwriting import refuse_overwriting, refuse_run_files
 from search_spaces.errors import UserError
 from search_spaces.places import check_file
 
@@ -56,6 +57,8 @@ def predict(
     if out is not None and out.suffix not in _SUFFIXES:
         raise UserError(f"--out {out}: legal are names that end in {' or '.join(_SUFFIXES)}")
     if out is not None:
+        refuse_overwriting(out, [("--from-file", from_file), ("PROFILE", profile)])
+        refuse_run_files(out)
         check_file(out, "--out")
     table = _table(profile, space, teacher)
     ids, matrix = _candidates(table.space, candidates or [], from_file, sample, seed)

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.overwriting import run_around
+from search_spaces.errors import UserError
 from search_spaces.places import check_folder
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from nas.run.retarget import Moved, Retargeted
 
 FRONT, PICKS, DEVICE, PAGE = "front.csv", "picks.json", "device.json", "retarget.html"
+_FOLDER = "retarget"
 #: Writing takes well under a second.
 _WAIT_S = 60.0
 
@@ -26,12 +29,21 @@ def check_output(run_dir: Path, out: Path | None) -> None:
     """Raise unless the results could be written; nothing is.
 
     Raises:
-        UserError: a folder or file that cannot be written, or is in the way.
+        UserError: a folder or file that cannot be written, or is in the way, or a folder of a run's own files.
     """
     if out is not None:
+        _check_is_no_runs_own(out)
         check_folder(out, "--out", (FRONT, PICKS, DEVICE, PAGE))
     else:
-        check_folder(run_dir / "retarget", "results in", advice="give another folder with --out")
+        check_folder(run_dir / _FOLDER, "results in", advice="give another folder with --out")
+
+
+def _check_is_no_runs_own(out: Path) -> None:
+    run = run_around(out)
+    if run is not None and out.resolve().relative_to(run).parts[:1] != (_FOLDER,):
+        raise UserError(
+            f"--out {out}: run {run} keeps its own files there; give a folder elsewhere, or one below {run / _FOLDER}"
+        )
 
 
 @contextmanager
@@ -47,7 +59,7 @@ def output_folder(result: Retargeted, run_dir: Path, out: Path | None) -> Iterat
     from nas.atomic import ensure_writable
     from nas.folder_lock import folder_lock
 
-    base = run_dir / "retarget" if out is None else out
+    base = run_dir / _FOLDER if out is None else out
     ensure_writable(base)
     with folder_lock(base, f"results in {base}", _WAIT_S):
         yield out if out is not None else _own_folder(base, result.there)

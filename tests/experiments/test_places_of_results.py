@@ -71,3 +71,20 @@ def test_a_run_that_cannot_be_written_needs_another_folder(here: Path, capsys: p
     assert run_app(app, ["retarget", "run", "--device", "nowhere.json"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "run/retarget is no folder" in line and line.endswith("give another folder with --out")
+
+
+def test_results_do_not_replace_what_is_read_or_something_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids, other = here / "ids.csv", here / "config.yaml"
+    ids.write_text("id\n")
+    other.write_text("name: mine\n")
+    anchor = ["calibrate", "--anchor", "5", "--device", "x", "--runtime", "r", "--precision", "fp32"]
+    for arguments, message in (
+        (["predict", "p.json", "--from-file", str(ids), "--out", str(ids)], "is what --from-file"),
+        ([*anchor, "--out", str(other)], "holds something else; give another --out"),
+        (["calibrate", "--evaluate", "p.json", "--out", str(ids)], "is there and no page"),
+        (["measure", "--blocks", "E1/RA", "--option", "threads=7", "--threads", "2"], "threads=7 contradicts"),
+    ):
+        assert run_app(app, arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line, (arguments, line)
+    assert ids.read_text() == "id\n" and other.read_text() == "name: mine\n"
