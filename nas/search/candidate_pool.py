@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,13 @@ class Costs:
 
     def of(self, matrix: Indices) -> tuple[Floats, Floats | None]:
         """Costs (N, K) and given numbers (N, G)."""
-        costs = np.asarray(self.costs(matrix), dtype=np.float64).reshape(len(matrix), -1)
-        return costs, None if self.given is None else np.asarray(self.given(matrix), np.float64).reshape(
-            len(matrix), -1
-        )
+        return columns(self.costs(matrix)), None if self.given is None else columns(self.given(matrix))
+
+
+def columns(values: Any) -> Floats:
+    """One number a candidate (N,) as (N, 1)."""
+    array = np.asarray(values, dtype=np.float64)
+    return array[:, None] if array.ndim == 1 else array
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class Room:
     def random(self, rng: np.random.Generator, num: int, tries: int = 20) -> Indices:
         """About `num` random candidates within the limits; fewer where the limits are narrow."""
         if self.draw is not None:
-            return self.draw(rng, num)
+            drawn = self.draw(rng, num)
+            return drawn[self.within(drawn)]
         if self.allowed is None:
             return self.space.sample(rng, num)
         kept: list[Indices] = []

@@ -1,6 +1,6 @@
 """Spaces as samplers see them: named decisions with values, candidates as rows of indices.
 
-A sampler needs little of a search space, and that little is :class:`DecisionSpace`.
+A sampler needs little of a search space, and that little is :class:`~nas.search.decision_space.DecisionSpace`.
 :class:`search_spaces.space.SearchSpace` has it; :class:`GridSpace` and :class:`ListedSpace` are plain ones for
 tables of results and for any Optuna study with finitely many parameter values.
 """
@@ -10,74 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.search.decision_space import DecisionLike, DecisionSpace, Indices
 from search_spaces.errors import UserError, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Indices = NDArray[np.int64]
+__all__ = [
+    "DecisionLike",
+    "DecisionSpace",
+    "ExhaustedError",
+    "GridDecision",
+    "GridSpace",
+    "Indices",
+    "ListedSpace",
+    "distributions",
+    "members",
+    "one_step",
+    "params_of",
+    "vector_of",
+]
 
 
 class ExhaustedError(Exception):
     """No candidate is left to propose."""
-
-
-class DecisionLike(Protocol):
-    """One decision: an Optuna parameter where it has a choice."""
-
-    @property
-    def name(self) -> str:
-        """Of the Optuna parameter."""
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """What may be chosen: text, numbers, booleans or None."""
-
-
-class DecisionSpace(Protocol):
-    """What samplers ask of a space; index matrices are (N, decisions) int64."""
-
-    @property
-    def decisions(self) -> Sequence[DecisionLike]:
-        """The columns of an index matrix."""
-
-    @property
-    def free_decisions(self) -> Sequence[DecisionLike]:
-        """Decisions with more than one value."""
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Number of values per decision."""
-
-    @property
-    def num_candidates(self) -> int:
-        """Number of distinct candidates."""
-
-    def enumerate(self) -> Indices:
-        """All candidates (num_candidates, decisions)."""
-
-    def unrank(self, ranks: NDArray[np.int64], /) -> Indices:
-        """Candidates (N, decisions) by their numbers (N,) in :meth:`enumerate`."""
-
-    def rank(self, matrix: Indices, /) -> NDArray[np.int64]:
-        """Numbers (N,) in :meth:`enumerate`, equal for vectors of the same candidate.
-
-        Python integers (an object array) for spaces of 2^63 candidates and more.
-        """
-
-    def canonical(self, matrix: Indices, /) -> Indices:
-        """The same candidates, each as the one vector that stands for all equivalent ones."""
-
-    def sample(self, rng: np.random.Generator, num: int, /) -> Indices:
-        """Independent candidates (num, decisions), uniform over distinct ones."""
-
-    def neighbours(self, indices: Indices, /) -> Indices:
-        """Every other candidate (M, decisions) that differs from a vector (decisions,) in one decision, once each."""
 
 
 @dataclass(frozen=True)

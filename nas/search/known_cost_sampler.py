@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,21 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas.pareto import ERROR_FLOOR
-from nas.search.candidate_pool import Costs, Room
-from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of, vector_of
+from nas.search.candidate_pool import Costs, Room, columns
+from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of
 from nas.search.proposer import MAX_LISTED, Proposal, Proposer, Seen
 from nas.search.surrogate.features import Features
 from nas.search.surrogate.model import SurrogateSettings
+from nas.search.trial_history import TrialHistory, in_decades, signs_of
 from search_spaces.errors import UserError
 
 Floats = NDArray[np.float64]
 PROPOSAL = "proposal"
 """User attribute of a trial: why its candidate was chosen (the fields of a Proposal, without its vector)."""
 _SCALE_SAMPLE = 20_000
-
-
-@dataclass(frozen=True)
-class _Result:
-    """One trial, as the proposer needs it."""
-
-    vector: tuple[int, ...]
-    values: tuple[float, ...] | None
-    constraints: dict[str, float]
 
 
 class KnownCostSampler(BaseSampler):
@@ -107,13 +99,9 @@ class KnownCostSampler(BaseSampler):
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
         self._lock = threading.Lock()
         self._proposer: Proposer | None = None
-        self._forget(None)
+        self._study: str | None = None
+        self._history: TrialHistory | None = None
         self.last_proposal: Proposal | None = None
-
-    def _forget(self, study: str | None) -> None:
-        self._study = study
-        self._finished: dict[int, _Result] = {}
-        self._given: dict[int, Indices] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray's OptunaSearch writes its sampler into its checkpoints.
@@ -144,7 +132,9 @@ class KnownCostSampler(BaseSampler):
             if proposal is None:
                 raise ExhaustedError("every candidate within the limits has been proposed")
             vector = np.array(proposal.vector, dtype=np.int64)
-            self._given[trial.number] = vector
+            assert self._history is not None
+            self._history.given[trial.number] = vector
+            proposal = replace(proposal, predicted=self._outside(proposal.predicted, study.directions))
             self.last_proposal = proposal
         reasons = {key: value for key, value in asdict(proposal).items() if key != "vector" and value not in (None, ())}
         study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL, reasons)  # samplers have no public way
@@ -163,8 +153,7 @@ class KnownCostSampler(BaseSampler):
 
     def _check(self, study: optuna.Study) -> None:
         if study.study_name != self._study:
-            self._forget(study.study_name)
-            self._proposer = None
+            self._study, self._proposer, self._history = study.study_name, None, None
         if len(study.directions) != len(self._known):
             raise UserError(
                 f"the study has {len(study.directions)} objectives, the sampler was told of {len(self._known)}; "
@@ -177,8 +166,9 @@ class KnownCostSampler(BaseSampler):
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Proposal | None:
         if self._proposer is None:
             self._proposer = self._make_proposer(study.directions)
-        signs = np.array([-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions])
-        seen = self._seen(study, trial.number, signs)
+        if self._history is None:
+            self._history = TrialHistory(self._space, study.directions, self._known, self._decades, self._repeat_failed)
+        seen = self._history.seen(study, trial.number)
         rng = np.random.default_rng([self._seed, 1, trial.number])
         closed = seen.closed
         while True:
@@ -191,65 +181,6 @@ class KnownCostSampler(BaseSampler):
             if self._is_open(vector):
                 return proposal
             closed = np.concatenate([closed, vector[None]])
-
-    def _seen(self, study: optuna.Study, own: int, signs: Floats) -> Seen:
-        """Results so far, in the order of trial numbers."""
-        pending: list[Indices] = []
-        for trial in study.get_trials(deepcopy=False):
-            number = trial.number
-            if number in self._finished or number == own:
-                continue
-            if trial.state.is_finished():
-                result = self._result(trial, signs)
-                self._given.pop(number, None)
-                if result is not None:
-                    self._finished[number] = result
-            elif (vector := self._vector(trial)) is not None:
-                pending.append(vector)
-        width = len(self._space.sizes)
-        finished = [self._finished[number] for number in sorted(self._finished)]
-        done = [result for result in finished if result.values is not None]
-        closed = [result.vector for result in finished if result.values is None and not self._repeat_failed]
-        # A candidate evaluated twice (enqueued again, say) counts once, with its latest result.
-        latest = {result.vector: result for result in done}
-        done = list(latest.values())
-        pending = [vector for vector in pending if tuple(vector.tolist()) not in latest]
-        names = list(dict.fromkeys(name for result in done for name in result.constraints))
-        return Seen(
-            vectors=np.array([result.vector for result in done], dtype=np.int64).reshape(-1, width),
-            values=np.array([result.values for result in done], dtype=np.float64).reshape(-1, self._known.count(False)),
-            pending=np.array(pending, dtype=np.int64).reshape(-1, width),
-            closed=np.array(closed, dtype=np.int64).reshape(-1, width),
-            constraints={name: np.array([result.constraints.get(name, np.nan) for result in done]) for name in names},
-        )
-
-    def _vector(self, trial: FrozenTrial) -> Indices | None:
-        """Canonical index vector of a trial that runs or waits, as far as it is known."""
-        if trial.number in self._given:
-            return self._given[trial.number]
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if not {decision.name for decision in self._space.free_decisions} <= set(params):
-            return None
-        try:
-            return self._space.canonical(vector_of(self._space, params)[None])[0]
-        except ValueError:  # a value that is not in the space: another sweep's trial
-            return None
-
-    def _result(self, trial: FrozenTrial, signs: Floats) -> _Result | None:
-        vector = self._vector(trial)
-        if vector is None:
-            return None
-        key = tuple(vector.tolist())
-        if trial.state != TrialState.COMPLETE or trial.values is None:
-            return _Result(key, None, {})
-        values = [
-            sign * value for sign, value, known in zip(signs, trial.values, self._known, strict=True) if not known
-        ]
-        decades = [d for d, known in zip(self._decades, self._known, strict=True) if not known]
-        values = [_decades(value) if d else value for value, d in zip(values, decades, strict=True)]
-        if not np.isfinite(values).all():
-            return _Result(key, None, {})
-        return _Result(key, tuple(values), dict(trial.constraints))
 
     def _make_proposer(self, directions: Sequence[StudyDirection]) -> Proposer:
         space = self._space
@@ -274,7 +205,7 @@ class KnownCostSampler(BaseSampler):
                 end = self._reference[i]
                 if end is not None:
                     end = -end if directions[i] == StudyDirection.MAXIMIZE else end
-                    end = _decades(end) if self._decades[i] and not self._known[i] else end
+                    end = in_decades(end) if self._decades[i] and not self._known[i] else end
                 ends.append(end)
         return Proposer(
             room,
@@ -286,16 +217,28 @@ class KnownCostSampler(BaseSampler):
             settings=self._settings,
         )
 
+    def _outside(
+        self, predicted: tuple[tuple[float, float, float], ...], directions: Sequence[StudyDirection]
+    ) -> tuple[tuple[float, float, float], ...]:
+        """Quantiles in the study's units, the low one first."""
+        unknown = [i for i, known in enumerate(self._known) if not known]
+        out = []
+        for i, (low, middle, high) in zip(unknown, predicted, strict=False):
+            if self._decades[i]:
+                low, middle, high = 10.0**low, 10.0**middle, 10.0**high
+            out.append((-high, -middle, -low) if directions[i] == StudyDirection.MAXIMIZE else (low, middle, high))
+        return tuple(out)
+
     def _inside(
         self, prior: Callable[[Indices], Any], directions: Sequence[StudyDirection]
     ) -> Callable[[Indices], Any]:
         """The prior as the proposer has the unknown objectives: minimised, in decades where these are."""
         unknown = [i for i, known in enumerate(self._known) if not known]
-        signs = np.array([-1.0 if directions[i] == StudyDirection.MAXIMIZE else 1.0 for i in unknown])
+        signs = signs_of(directions)[unknown]
         decades = np.array([self._decades[i] for i in unknown])
 
         def inside(matrix: Indices) -> Floats:
-            values = np.asarray(prior(matrix), dtype=np.float64).reshape(len(matrix), -1)
+            values = columns(prior(matrix))
             if values.shape[1] != len(unknown):
                 raise UserError(
                     f"prior has {values.shape[1]} columns for {len(unknown)} unknown objectives; give one each"
@@ -310,17 +253,12 @@ def _from_entropy() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def _decades(value: float) -> float:
-    return float(np.log10(max(value, ERROR_FLOOR)))
-
-
 def _joined(functions: Sequence[Callable[[Indices], Any]]) -> Callable[[Indices], Floats] | None:
     """One function (N, decisions) to (N, columns of all)."""
     if not functions:
         return None
 
     def joined(matrix: Indices) -> Floats:
-        parts = [np.asarray(function(matrix), dtype=np.float64).reshape(len(matrix), -1) for function in functions]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([columns(function(matrix)) for function in functions], axis=1)
 
     return joined

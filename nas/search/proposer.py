@@ -100,12 +100,14 @@ class Proposer:
         self._listed = room.space.num_candidates <= MAX_LISTED
         rng = np.random.default_rng([seed, 0])
         start = room.table if self._listed else room.candidates(room.random(rng, 20_000))
-        self._worst_costs = start.costs.max(axis=0) if len(start) else np.zeros(0)
+        # Limits so narrow that no random candidate is within them: the scale of the whole space will do.
+        seen = start if len(start) else room.candidates(room.space.sample(rng, 2048))
+        self._worst_costs = seen.costs.max(axis=0)
         # Where the worst values are looked for.
-        if self._listed and len(start) <= MAX_ACTIVE:
+        if self._listed and 0 < len(start) <= MAX_ACTIVE:
             self._probe = start.features
         else:
-            self._probe = start.features[np.linspace(0, len(start) - 1, min(len(start), 2048)).astype(int)]
+            self._probe = seen.features[np.linspace(0, len(seen) - 1, min(len(seen), 2048)).astype(int)]
         self._expected_worst: list[float] = []
         self._reference = reference
         if not len(start):
@@ -208,7 +210,7 @@ class Proposer:
 
     def _predicted_worst(self, surrogate: Surrogate) -> float:
         """The worst value that the surrogate expects anywhere, one standard deviation included."""
-        predicted = surrogate.predict(self._probe, keep=self._evolution is None and len(self._probe) <= MAX_ACTIVE)
+        predicted = surrogate.predict(self._probe, keep=self._listed and len(self._probe) == len(self._room.table))
         return float(predicted.transform.inverse(predicted.mean + predicted.deviation).max())
 
     def _limits(self, values: Floats) -> Floats:

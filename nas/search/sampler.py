@@ -160,6 +160,7 @@ def make_sampler(
                 decades=known.decades,
                 allowed=pool.feasible,
                 is_open=pool.is_open,
+                draw=known.draw,
                 repeat_failed=repeat_failed,
             )
         else:

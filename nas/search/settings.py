@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.pareto import REFERENCE
 from nas.search.decisions import DecisionSpace
+from search_spaces.sampling import sample_within
+from search_spaces.space import SearchSpace
 
 SamplerName = Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"]
 
@@ -64,6 +66,7 @@ class KnownObjectives:
     features: Callable[[Indices], Any] | None = None
     reference: tuple[float | None, ...] | None = None
     decades: tuple[bool, ...] | None = None
+    draw: Callable[[np.random.Generator, int], Indices] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,17 @@ class KnownCosts:
         return np.stack([np.asarray(latency, np.float64), np.asarray(params, np.float64)], axis=1)
 
     def known_objectives(
-        self, bounds: tuple[Floats, Floats], prior: Callable[[Indices], Any] | None = None
+        self,
+        bounds: tuple[Floats, Floats],
+        prior: Callable[[Indices], Any] | None = None,
+        draw: Callable[[np.random.Generator, int], Indices] | None = None,
     ) -> KnownObjectives:
         """The sweep's three objectives as samplers see them, by the reference rule of :mod:`nas.pareto`.
 
         Args:
             bounds: least and largest (latency, parameters) of the space.
             prior: predicted error (N,).
+            draw: random candidates within limits.
         """
         low, high = bounds
         ends = low + REFERENCE * (high - low)
@@ -104,7 +111,20 @@ class KnownCosts:
             features=self.num_macs,
             reference=(None, *(float(end) for end in ends)),
             decades=(True, False, False),
+            draw=draw,
         )
+
+
+def draw_within(
+    space: SearchSpace, costs: KnownCosts, settings: SweepSettings
+) -> Callable[[np.random.Generator, int], Indices] | None:
+    """Random candidates within a sweep's limits, where the space is too large for a table; None without limits."""
+    given = {"latency_ms": settings.max_latency_ms, "num_params": settings.max_params}
+    budgets = {name: float(limit) for name, limit in given.items() if limit is not None}
+    if not budgets or space.num_candidates <= MAX_TABLE:
+        return None
+    functions = {"latency_ms": costs.latency_ms, "num_params": costs.num_params}
+    return lambda rng, num: sample_within(space, functions, budgets, rng, num)
 
 
 def table_or_sample(space: DecisionSpace, seed: int) -> Indices:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.search.settings import Indices, KnownCosts, SweepSettings
+from nas.search.settings import Indices, KnownCosts, SweepSettings, draw_within
 from nas.search.store import STORE_FOLDER, CandidateRecord, CandidateStore
 from nas.search.warm_start import warm_start
 from search_spaces.errors import UserError
@@ -92,7 +92,7 @@ def run_sweep(
         if record.outcome != "failed" or not settings.retry_failed:
             pool.take(np.array(record.vector))
     # Not the same proposals again after a restart.
-    known = objectives.known_objectives(pool.cost_bounds, prior)
+    known = objectives.known_objectives(pool.cost_bounds, prior, draw_within(space, objectives, settings))
     seed = settings.seed + len(records)
     sampler = make_sampler(settings.sampler, space, seed, pool, known, settings.retry_failed)
     study = studies.open_study(folder, objectives, sampler)

@@ -15,6 +15,7 @@ from torch import nn
 from latency_predictors import graphs
 from latency_predictors.graphs import data_path, export_onnx, graph_bytes, remove_onnx
 from latency_predictors.subjects import BASE, Subjects
+from latency_predictors.teacher_graphs import TeacherGraphs
 from search_spaces.space import SearchSpace
 
 
@@ -89,3 +90,16 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         export_onnx(Fails().eval(), (torch.ones(1),), tmp_path / "g.onnx", ["x"], ["y"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_reference_of_large_networks_is_a_stage(
+    unet: UNet2DConditionModel, space: SearchSpace, large: bool
+) -> None:
+    """From 100 million parameters on (SD 1.5's shapes without weights here); a whole network stays behind it."""
+    if large:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(cross_attention_dim=768, norm_num_groups=32, attention_head_dim=8)
+    subjects = Subjects(unet, space, 8, 5, 768 if large else 8)
+    names = TeacherGraphs(subjects).primers
+    assert names == (["E3/RA", subjects.primer.id] if large else [subjects.primer.id])

@@ -45,6 +45,7 @@ class Features:
     def __init__(self, space: DecisionSpace, sample: Indices, costs: Floats, given: Floats | None = None) -> None:
         self._sizes = space.sizes
         self._logarithmic = _spans(costs)
+        self._least = costs.min(axis=0) / 1000  # beyond the sample there may be zeros
         self._given_logarithmic, self._given_range = None, None
         if given is not None:
             # What has no finite prediction counts as the worst.
@@ -83,7 +84,7 @@ class Features:
             widths.append(("order", sum(self._sizes[i] - 1 for i in ordered)))
         for k in range(costs.shape[1]):
             column = costs[:, [k]]
-            parts.append(np.log(column) if self._logarithmic[k] else column)
+            parts.append(np.log(np.maximum(column, self._least[k])) if self._logarithmic[k] else column)
             widths.append((f"cost{k}", 1))
         if given is not None and self._given_logarithmic is not None:
             given = self._clipped(given)

@@ -218,7 +218,11 @@ def test_an_error_of_zero_stops_nothing(decades):
 
     vectors, study = drive(sampler(decades=[decades, False, False]), 20, values=values)
     assert len(set(vectors)) == 20
-    assert [trial.user_attrs[PROPOSAL]["phase"] for trial in study.trials[5:]] == ["improvement"] * 15
+    reasons = [trial.user_attrs[PROPOSAL] for trial in study.trials[5:]]
+    assert [reason["phase"] for reason in reasons] == ["improvement"] * 15
+    for reason in reasons:  # in the error's own units, whatever the hypervolume is counted in
+        low, middle, high = reason["predicted"][0]
+        assert low < middle < high and (low > 0 or not decades)
 
 
 def test_large_space():
@@ -248,6 +252,35 @@ def test_large_space():
         return moocore.hypervolume(np.array([values(row) for row in matrix]), ref=reference)
 
     assert volume(rows) > volume(draws)
+
+
+def test_narrow_limits_in_a_large_space_are_drawn_or_reached_from_what_was_evaluated():
+    """No random candidate of 3^40 has a sum of at most 8; with none drawn, one that was enqueued leads to others."""
+    space = GridSpace({f"d{i}": (0, 1, 2) for i in range(40)})
+
+    def allowed(matrix):
+        return matrix.sum(axis=1) <= 8
+
+    def draw(rng, num):
+        return (rng.random((num, 40)) < 0.1).astype(np.int64)
+
+    def values(vector):
+        return [1.0 / (1 + vector[:10].sum()), float(vector.sum())]
+
+    options = {"seed": 0, "allowed": allowed, "num_initial": 2}
+    vectors, _ = drive(
+        KnownCostSampler(space, lambda m: m.sum(axis=1), [False, True], draw=draw, **options), 6, space, 1, values
+    )
+    assert len(set(vectors)) == 6 and max(map(sum, vectors)) <= 8
+    study = optuna.create_study(
+        directions=["minimize"] * 2, sampler=KnownCostSampler(space, lambda m: m.sum(axis=1), [False, True], **options)
+    )
+    for start in (np.eye(40, dtype=np.int64)[0], np.zeros(40, dtype=np.int64)):
+        study.enqueue_trial(params_of(space, start))
+    for _ in range(5):
+        trial = study.ask(distributions(space))
+        assert sum(trial.params.values()) <= 8
+        study.tell(trial, values(vector_of(space, trial.params)))
 
 
 def test_a_long_list_is_looked_at_in_part_between_fits(monkeypatch):

@@ -22,6 +22,7 @@ Z = np.sin(X[:, 0]) + 0.5 * X[:, 3] + 0.1 * RNG.normal(size=25)
 C = RNG.normal(size=(40, 4))
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero")  # scikit-learn takes the logarithm of DotProduct's 0
 def test_posterior_equals_scikit_learns():
     """exp(-r d^2) is scikit-learn's RBF with length 1/sqrt(2 r); the linear term its DotProduct."""
     kernel = Kernel.of(GROUPS, np.full(2, 0.4), np.full((1, 2), 0.3), np.array([0.7]), noise=0.05, constant=1.0)
