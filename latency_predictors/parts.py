@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 _IMPUTED_LOG_STD, _IMPUTED_COUNT = 0.7, 4.0
 #: How far networks are off by the scale of their estimated parts' errors: parts' errors average out, the more so the
 #: fewer are estimated. Chosen on recorded calibrations with 4 to 30 of 37 blocks. On SD-shaped U-Nets intervals of 90 %
-#: hold .84 to .88 by `python -m experiments.bench.intervals --networks 1 --blocks 4`, and .73 to .81 with half of
+#: hold .84 to .87 by `python -m experiments.bench.intervals --networks 1 --blocks 4`, and .72 to .80 with half of
 #: this share (`--scale network_share=0.5`).
 _NETWORK_SHARE = 0.7
 

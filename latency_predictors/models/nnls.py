@@ -42,6 +42,11 @@ class Nnls(BaseModel):
     population: what is known of the shares beforehand, in place of the ridge.
     robust: Huber's loss instead of the square beyond 1.5 robust standard deviations, so that one measurement of a
         device that was busy, or of a corrupt file, counts little (Huber 1964; iteratively reweighted).
+    least_share: no share is below this fraction of what is expected of it beforehand, 1 / P or the population's mean.
+        Every kernel costs something on every device, but where one kernel dominates, ten networks that all have it are
+        fitted best by it alone, and a network without it would take no time. Chosen on six recorded calibrations and a
+        busy one: with 4 blocks and 10 networks, 3 % makes every draw of `python -m experiments.bench.intervals
+        --networks 10 --blocks 4` usable (67 of 70 without) at a smaller mean error; 10 % costs accuracy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +56,7 @@ class Nnls(BaseModel):
     ridge: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     population: Population | None = None
     robust: bool = False
+    least_share: float = Field(default=0.03, ge=0, lt=1, allow_inf_nan=False)
 
     def fit(self, inputs: Inputs, latency_ms: ArrayLike) -> FittedNnls:
         """Fits to the measured latencies (N,) in ms; UserError when a needed kind of feature is not there."""
@@ -88,8 +94,8 @@ class Nnls(BaseModel):
 
     def _shares(self, relative: Array, weights: Array) -> Array:
         if self.population is not None:
-            return self.population.solve(relative, weights)
-        return _ridge(relative, self.ridge, weights)
+            return self.population.solve(relative, weights, self.least_share)
+        return _ridge(relative, self.ridge, weights, self.least_share)
 
 
 class FittedNnls(FittedModel):
@@ -137,12 +143,14 @@ def _huber(errors: Array) -> Array:
     return np.sqrt(np.minimum(1.0, limit / np.maximum(np.abs(errors), limit)))
 
 
-def _ridge(relative: Array, ridge: float, weights: Array) -> Array:
+def _ridge(relative: Array, ridge: float, weights: Array, least_share: float = 0.0) -> Array:
     from scipy.optimize import nnls
 
     size, root = relative.shape[1], np.sqrt(ridge)
+    least = np.full(size, least_share / size)
     rows = np.vstack([relative * weights[:, None], root * np.eye(size)])
-    shares: Array = nnls(rows, np.concatenate([weights, np.full(size, root / size)]))[0]
+    aims = np.concatenate([weights, np.full(size, root / size)])
+    shares: Array = least + nnls(rows, aims - rows @ least)[0]
     return shares
 
 

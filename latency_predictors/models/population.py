@@ -79,16 +79,17 @@ class Population(BaseModel):
             covariances = [c + width * places for c in covariances for width in _PLACE_WIDTHS]
         return [(c, np.linalg.inv(np.linalg.cholesky(c))) for c in covariances]
 
-    def solve(self, design: Array, weights: Array) -> Array:
+    def solve(self, design: Array, weights: Array, least_share: float = 0.0) -> Array:
         """Non-negative shares (P,) for which design @ shares is about 1.
 
         design: (N, P) features relative to a typical network's, each row over its measured latency relative to the
-        typical one; weights: (N,) factors of the rows' errors. The average of the maximum a posteriori shares of every
-        setting, weighted by its likelihood.
+        typical one; weights: (N,) factors of the rows' errors; least_share: no share is below this fraction of its mean
+        in the population. The average of the maximum a posteriori shares of every setting, weighted by its likelihood.
         """
         from scipy.optimize import nnls
 
         mean = np.array(self.mean)
+        least = least_share * np.maximum(mean, 0.0)
         design = design * weights[:, None]
         residual, noises = weights - design @ mean, np.array(_NOISES)
         likelihoods = []
@@ -104,7 +105,7 @@ class Population(BaseModel):
             root = self._settings[setting][1]
             rows = np.vstack([design / noises[at], root])
             aims = np.concatenate([weights / noises[at], root @ mean])
-            shares += likely[setting, at] * nnls(rows, aims)[0]
+            shares += likely[setting, at] * (least + nnls(rows, aims - rows @ least)[0])
         return shares
 
 

@@ -16,14 +16,35 @@ def test_true_rates_are_found_where_there_is_no_noise(devices: Devices) -> None:
     np.testing.assert_allclose(fitted.predict(devices.analytic).latency_ms, devices.target_ms, rtol=1e-5)
 
 
-def test_solution_is_that_of_another_solver() -> None:
+@pytest.mark.parametrize("least_share", [0.0, 0.03, 0.5])
+def test_solution_is_that_of_another_solver(least_share: float) -> None:
     noisy = Devices(num_networks=12, num_sources=4, seed=1, noise=0.2)
-    fitted = Nnls(features="kernels+sources", ridge=1e-9).fit(noisy.inputs, noisy.target_ms)
+    model = Nnls(features="kernels+sources", ridge=1e-9, least_share=least_share)
+    fitted = model.fit(noisy.inputs, noisy.target_ms)
     columns = np.column_stack([feature_columns(noisy.inputs, "kernels+sources"), np.ones(12)])
-    other = lsq_linear(columns / noisy.target_ms[:, None], np.ones(12), bounds=(0, np.inf), tol=1e-14)
+    # Of the median latency at the columns' typical values, shared by them equally.
+    least = least_share * np.median(noisy.target_ms) / columns.mean(0) / columns.shape[1]
+    other = lsq_linear(columns / noisy.target_ms[:, None], np.ones(12), bounds=(least, np.inf), tol=1e-14)
     own = np.sum((columns @ np.array(fitted.coefficients) / noisy.target_ms - 1) ** 2)
     assert own == pytest.approx(2 * other.cost, rel=1e-4)
-    assert min(fitted.coefficients) >= 0
+    assert (np.array(fitted.coefficients) >= least * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_network_without_the_kernel_that_explains_all_measured_ones_still_takes_time(robust: bool) -> None:
+    attention = np.linspace(5.0, 15.0, 10)
+    other = 1.0 + 0.1 * (-1.0) ** np.arange(10)
+    inputs = Inputs(np.column_stack([attention, other]), ("attention_macs", "conv_macs"))
+    without = Inputs(np.array([[0.0, 1.0]]), inputs.kernel_names)
+    # Attention alone explains what was measured, to the last digit.
+    measured = 2.0 * attention
+    model = Nnls(scale=(10.0, 1.0), robust=robust)
+    free = model.model_copy(update={"least_share": 0.0, "ridge": 1e-12}).fit(inputs, measured).predict(without)
+    assert free.latency_ms[0] < 1e-6
+    fitted = model.fit(inputs, measured)
+    # Convolution's least share and the constant's: a third each of 3 % of the median, 20 ms.
+    assert fitted.predict(without).latency_ms[0] >= 2 / 3 * 0.03 * 20.0 * (1 - 1e-12)
+    np.testing.assert_allclose(fitted.predict(inputs).latency_ms, measured, rtol=0.03)
 
 
 def test_leave_one_out_errors_are_those_of_fits_without_the_row() -> None:

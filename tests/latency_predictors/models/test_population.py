@@ -41,6 +41,9 @@ def test_many_measurements_outweigh_the_population() -> None:
     found = population.solve(design / (design @ truth)[:, None], np.ones(300))
     np.testing.assert_allclose(found, truth, atol=0.02)
     assert (found >= 0).all()
+    held = population.solve(design / (design @ truth)[:, None], np.ones(300), least_share=0.03)
+    np.testing.assert_allclose(held, truth, atol=0.02)
+    assert (held >= 0.03 * np.array(population.mean) * (1 - 1e-12)).all() and found[1] < 0.03 * population.mean[1]
 
 
 def test_other_devices_make_few_measurements_go_further() -> None:

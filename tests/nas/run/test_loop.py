@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,11 +11,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from experiments.cli import app
+from experiments.exits import run_app
 from nas.block_bank import BlockBank
 from nas.run.directory import RunDirectory
 
@@ -45,11 +49,20 @@ KilledRun = tuple[Path, dict[str, object]]
 
 
 def nanosd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it."""
+    """The command as a user runs it, in a process of its own."""
     command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def here(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
+    """What the command prints and says, in this process, which has imported torch already; its exit code is checked."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        returned = run_app(app, [str(each) for each in arguments])
+    assert returned == code, err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
@@ -148,26 +161,26 @@ def test_tables_front_status_and_picks_agree(killed_run: KilledRun) -> None:
     path = killed_run[0]
     parquet, csv = pd.read_parquet(path / "candidates.parquet"), pd.read_csv(path / "candidates.csv")
     assert len(parquet) == len(csv) == 6
-    status = json.loads(nanosd("status", path, "--json").stdout)
+    status = json.loads(here("status", path, "--json")[0])
     assert (status["candidates_done"], status["state"]) == (6, "finished")
-    front = json.loads(nanosd("pareto", path, "--json").stdout)["front"]
+    front = json.loads(here("pareto", path, "--json")[0])["front"]
     assert len(front) == status["front_size"]
     # The most faithful one within the largest predicted latency is the first of the front, sorted by error.
     slowest = str(parquet["latency_ms"].max())
-    picked = json.loads(nanosd("pick", path, "--max-latency-ms", slowest, "--json").stdout)
+    picked = json.loads(here("pick", path, "--max-latency-ms", slowest, "--json")[0])
     assert picked["latent_error"] == pytest.approx(front[0]["latent_error"])
     fewest = int(parquet["num_params"].min())
-    smallest = json.loads(nanosd("pick", path, "--rule", "prime", "--max-params", str(fewest), "--json").stdout)
+    smallest = json.loads(here("pick", path, "--rule", "prime", "--max-params", str(fewest), "--json")[0])
     assert smallest["num_params"] == fewest, "a rule chooses within the budgets"
-    refused = nanosd("pick", path, "--max-latency-ms", "1e-9", check=False)
-    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    _, refused = here("pick", path, "--max-latency-ms", "1e-9", code=2)
+    assert len(refused.strip().splitlines()) == 1
 
 
 def test_any_candidate_can_be_exported(killed_run: KilledRun, tmp_path: Path) -> None:
     path = killed_run[0]
     out = tmp_path / "variant"
     candidate = "RARA-R-R-none-R-RARARA-RARARA"
-    written = json.loads(nanosd("export", path, candidate, "--out", out, "--json").stdout)
+    written = json.loads(here("export", path, candidate, "--out", out, "--json")[0])
     assert written["candidate"] == candidate and written["standard"] is False
     assert written["onnx_max_relative_error"]["unet.onnx"] < 1e-3
     assert (out / "variant.json").is_file()
@@ -182,9 +195,8 @@ def test_a_damaged_bank_file_is_named_and_once_deleted_trained_again(
     content = victim.read_bytes()
     victim.write_bytes(content[:-10])
     closing = run.closing.read_bytes()
-    refused = nanosd("resume", run.path, check=False)
-    assert refused.returncode == 2
-    assert str(victim) in refused.stderr.splitlines()[-1] and "delete it" in refused.stderr
+    _, refused = here("resume", run.path, code=2)
+    assert str(victim) in refused.splitlines()[-1] and "delete it" in refused
     victim.unlink()
     nanosd("resume", run.path)
     assert run.closing.read_bytes() == closing, "variants and their measurement stay"
@@ -196,7 +208,7 @@ def test_a_damaged_bank_file_is_named_and_once_deleted_trained_again(
 
 def test_the_front_is_drawn_again_for_an_npu(killed_run: KilledRun) -> None:
     path = killed_run[0]
-    said = json.loads(nanosd("retarget", path, "--device", "sm8750-w8a16", "--json").stdout)
+    said = json.loads(here("retarget", path, "--device", "sm8750-w8a16", "--json")[0])
     done = pd.read_parquet(path / "candidates.parquet").set_index("id")
     assert {c["candidate"] for c in said["candidates"]} == set(done.index)
     for c in said["candidates"]:
@@ -212,8 +224,8 @@ def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: Kille
     with run.lock():
         second = nanosd("resume", run.path, check=False)
     assert second.returncode == 2 and "another nanosd process" in second.stderr
-    other = nanosd("search", "--run", run.path, "--set", "seed=7", check=False)
-    assert other.returncode == 2 and "another recipe" in other.stderr
+    _, other = here("search", "--run", run.path, "--set", "seed=7", code=2)
+    assert "another recipe" in other
 
 
 def test_a_nan_in_the_profile_is_refused_with_its_field(killed_run: KilledRun, tmp_path: Path) -> None:
@@ -223,9 +235,9 @@ def test_a_nan_in_the_profile_is_refused_with_its_field(killed_run: KilledRun, t
     profile.write_text(text.replace(f'"median_ms": {measured}', '"median_ms": NaN', 1))
     assert "NaN" in profile.read_text()
     space = RunDirectory(killed_run[0]).recipe().space
-    refused = nanosd("predict", profile, "RARA-R-R-none-R-RARARA-RARARA", "--space", space, check=False)
-    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
-    assert "median_ms" in refused.stderr
+    _, refused = here("predict", profile, "RARA-R-R-none-R-RARARA-RARARA", "--space", space, code=2)
+    assert len(refused.strip().splitlines()) == 1
+    assert "median_ms" in refused
 
 
 def test_more_candidates_and_a_budget_go_on_with_a_run(killed_run: KilledRun, tmp_path: Path) -> None:
