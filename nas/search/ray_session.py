@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -49,7 +50,7 @@ _ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Path]:
+def ray_session(folder: Path, num_cpus: int, address: str | None) -> Iterator[Path]:
     """Start Ray here (or join the cluster at `address`) and stop it afterwards; yields a folder for Tune's files.
 
     An own Ray writes below a short temporary folder, which is removed at the end. What a killed driver of the same
@@ -58,7 +59,7 @@ def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Pat
 
     Args:
         folder: of the run's store.
-        workers: CPUs of an own Ray.
+        num_cpus: of an own Ray; GPUs it counts itself.
         address: of a running cluster; the run directory must be on a file system that all its nodes share.
 
     Raises:
@@ -78,7 +79,7 @@ def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Pat
         own = not ray.is_initialized()
         try:
             if own:
-                _start(workers, address, temp_dir)
+                _start(num_cpus, address, temp_dir)
             for name in ("ray", "ray.tune", "ray.air", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             yield temp_dir / "tune" if address is None else folder / "tune"
@@ -91,13 +92,13 @@ def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Pat
             note.unlink(missing_ok=True)
 
 
-def _start(workers: int, address: str | None, temp_dir: Path) -> None:
+def _start(num_cpus: int, address: str | None, temp_dir: Path) -> None:
     import ray
 
     if address is None:
         ray.init(
             address="local",
-            num_cpus=workers,
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
@@ -127,6 +128,23 @@ def _start(workers: int, address: str | None, temp_dir: Path) -> None:
             f"cannot join the Ray cluster at address {address!r} ({first}); start one with: ray start --head; if it "
             "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as on its head"
         ) from None
+
+
+def room(cpus: float, gpus: float) -> tuple[int, int]:
+    """How many workers of so many processors and GPUs the cluster has room for, in all and on its largest node."""
+    import ray
+
+    per_node = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = has.get("CPU", 0.0) / cpus
+            if gpus:
+                # A GPU is shared, but a worker's part of one lies on one.
+                each = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
+                fits = min(fits, has.get("GPU", 0.0) * each)
+            per_node.append(math.floor(fits + 1e-9))
+    return sum(per_node), max(per_node, default=0)
 
 
 def clear_leftovers(folder: Path) -> int:

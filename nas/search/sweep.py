@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,17 +174,22 @@ def _limit_reason(record: CandidateRecord, settings: SweepSettings) -> str:
 
 def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | None) -> None:
     """Run Ray Tune until the searcher has finished."""
-    from nas.search.ray_session import ray_session
+    from nas.search.ray_session import ray_session, room
 
-    folder = searcher.store.path.parent
-    with ray_session(folder, searcher.settings.workers, address) as tune_folder:
+    folder, settings = searcher.store.path.parent, searcher.settings
+    cpus, gpus = settings.cpus_per_trial, settings.gpus_per_trial
+    with ray_session(folder, math.ceil(settings.workers * cpus), address) as tune_folder:
         from ray import tune
 
+        from nas.search.control import Control
         from nas.search.worker import Evaluator, Job
 
-        ready = tune_folder.parent / "ready" if address is None else tune_folder / "ready"
-        job = Job(searcher.space, factory, folder, searcher.costs.error, ready)
-        trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), {"cpu": 1})
+        _fit(searcher, room(cpus, gpus), address)
+        control = tune_folder.parent / "control" if address is None else tune_folder / "control"
+        searcher.control = Control(control)
+        job = Job(searcher.space, factory, folder, searcher.costs.error, control, threads=max(1, int(cpus)))
+        resources = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
+        trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), resources)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
@@ -207,3 +213,18 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
             ) from error
         finally:
             searcher.interrupt()
+
+
+def _fit(searcher: SweepSearcher, room: tuple[int, int], address: str | None) -> None:
+    """No more workers than there is room for; on this machine that is refused, on a cluster it is as it is."""
+    settings, (in_all, on_a_node) = searcher.settings, room
+    searcher.workers = min(settings.workers, in_all)
+    searcher.per_node = min(settings.workers, on_a_node)
+    if searcher.workers == settings.workers or (address is not None and in_all):
+        return
+    asked = f"search.cpus_per_trial {settings.cpus_per_trial:g} and search.gpus_per_trial {settings.gpus_per_trial:g}"
+    where = "this machine" if address is None else f"the Ray cluster at {address}"
+    raise UserError(
+        f"{where} has room for {in_all} workers of {asked}, search.workers is {settings.workers}; "
+        f"{'take fewer workers or ' if in_all else ''}give each less"
+    )
