@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from nas.search.ray_watch import RayWatch
 from search_spaces.errors import UserError
 
 SESSION_FILE = "ray_session.json"
@@ -77,19 +78,42 @@ def ray_session(folder: Path, num_cpus: int, address: str | None) -> Iterator[Pa
         import ray
 
         own = not ray.is_initialized()
+        watch: RayWatch | None = None
         try:
             if own:
                 _start(num_cpus, address, temp_dir)
+                watch = RayWatch() if address is None else None
             for name in ("ray", "ray.tune", "ray.air", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             yield temp_dir / "tune" if address is None else folder / "tune"
+        except KeyboardInterrupt:
+            if watch is None or watch.dead is None:
+                raise
+            raise UserError(
+                f"Ray stopped in the middle of the sweep (its {watch.dead} died); what is finished is kept, "
+                "go on with: nanosd resume"
+            ) from None
         finally:
+            if watch is not None:
+                watch.stop()
             if own:
-                ray.shutdown()
+                if watch is not None and watch.dead is not None:
+                    _abandon()
+                else:
+                    ray.shutdown()
                 _kill_token(token)
             shutil.rmtree(temp_dir, ignore_errors=True)
             shutil.rmtree(folder / "tune", ignore_errors=True)
             note.unlink(missing_ok=True)
+
+
+def _abandon() -> None:
+    """Leave a Ray that has lost one of its processes without its own shutdown, which would wait for that one."""
+    import atexit
+
+    from ray._private import worker
+
+    atexit.unregister(worker.shutdown)
 
 
 def _start(num_cpus: int, address: str | None, temp_dir: Path) -> None:

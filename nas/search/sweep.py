@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +76,28 @@ def run_sweep(
             cannot be made, a folder that cannot be written. What is finished stays.
         KeyboardInterrupt: Ctrl-C; what is finished stays.
     """
+    folder = Path(run_dir).resolve()
+    _make_folder(folder)
+    with _one_driver(folder):
+        return _sweep(space, evaluate_factory, objectives, settings, folder, prior, on_progress, address)
+
+
+def _sweep(
+    space: SearchSpace,
+    evaluate_factory: EvaluateFactory,
+    objectives: KnownCosts,
+    settings: SweepSettings,
+    folder: Path,
+    prior: Callable[[Indices], Any] | None,
+    on_progress: Callable[..., None] | None,
+    address: str | None,
+) -> SweepResult:
     from nas.search import study as studies
     from nas.search.pool import Pool
     from nas.search.sampler import make_sampler
     from nas.search.searcher import SweepSearcher
 
     start = time.monotonic()
-    folder = Path(run_dir).resolve()
     store = CandidateStore(folder / STORE_FOLDER)
     _make_folder(store.path.parent)
     records = store.latest()
@@ -116,6 +134,27 @@ def run_sweep(
         exhausted=counts["done"] < settings.num_candidates,
         seconds=time.monotonic() - start,
     )
+
+
+@contextmanager
+def _one_driver(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; the operating system lets go however the process ends, and no file is left.
+
+    A second driver would end the workers of the first as leftovers.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run {folder}: another process is driving its sweep; wait for it, stop it, or use another run"
+            ) from None
+        except OSError:
+            pass  # a file system without locks on folders
+        yield
+    finally:
+        os.close(handle)
 
 
 def _make_folder(folder: Path) -> None:
