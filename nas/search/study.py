@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import warnings
@@ -38,11 +39,17 @@ class _Journal(JournalFileBackend):
         super().__init__(path, self._one_writer)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         self._one_writer.acquire()
         try:
-            with open(self._path, "ab") as file:
-                file.write(lines.encode())
+            size = os.path.getsize(self._path)
+            try:
+                with open(self._path, "ab", buffering=0) as file:
+                    if file.write(data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+            except OSError:
+                os.truncate(self._path, size)  # no half line that the next one would be glued to
+                raise
         finally:
             self._one_writer.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -73,8 +74,11 @@ class Evaluator(tune.Trainable):
         except Exception as error:
             return {"done": True, "fatal": f"the evaluator cannot be made: {_one_line(error)}"}
         planned = CandidateRecord.model_validate_json(self._config["record"])
-        with self._watch.over(planned.trial):
-            record = self._run(planned)
+        try:
+            with self._watch.over(planned.trial):
+                record = self._run(planned)
+        except OSError as error:
+            return {"done": True, "fatal": f"an evaluation had no room to write: {_one_line(error)}; free space"}
         try:
             self._store.append(record)
         except UserError as error:
@@ -97,6 +101,8 @@ class Evaluator(tune.Trainable):
             found = dict(self._evaluate(self._job.space.decode(np.array(planned.vector))))
             metrics, reason = check_metrics(found, self._job.error)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the disk is to blame, not the candidate
             reason = _one_line(error)
             self._log_failure(planned.candidate)
         return planned.model_copy(
