@@ -107,13 +107,35 @@ def ray_session(folder: Path, num_cpus: int, address: str | None) -> Iterator[Pa
             note.unlink(missing_ok=True)
 
 
+_END = {"code": 1}
+
+
+def end_with(code: int) -> None:
+    """Say which exit code a process is to end with that has left a broken Ray behind (1 unless said)."""
+    _END["code"] = code
+
+
 def _abandon() -> None:
-    """Leave a Ray that has lost one of its processes without its own shutdown, which would wait for that one."""
+    """Leave a Ray that has lost one of its processes.
+
+    At the end of this process Ray would wait a minute for the lost one, and its native threads would then crash in an
+    interpreter that is half taken down; so the process ends by itself before, once everything else has been done.
+    """
     import atexit
+    import sys
 
     from ray._private import worker
 
-    atexit.unregister(worker.shutdown)
+    if sys.excepthook is worker.custom_excepthook:  # which tells the GCS server about the error
+        sys.excepthook = worker.normal_excepthook
+
+    def end() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_END["code"])
+
+    atexit.register(end)  # the last one registered runs first: before those of Ray
 
 
 def _start(num_cpus: int, address: str | None, temp_dir: Path) -> None:

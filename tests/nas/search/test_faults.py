@@ -115,7 +115,7 @@ def test_ray_itself_is_killed(tmp_path, target):
     ended, finished = interrupted_run(run_dir, 14, 0.3, [(target, 0.5)])
     (_, hit, code, output) = ended[0]
     assert hit and code == 1
-    assert f"Ray stopped in the middle of the sweep (its {target} died)" in output.splitlines()[-1]
+    assert f"Ray stopped in the middle of the sweep (its {target} died)" in output.splitlines()[-1], output
     check_nothing_lost_or_repeated(run_dir, 14, finished)
 
 
