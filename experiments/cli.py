@@ -241,7 +241,10 @@ def main() -> None:
     """Entry point of `nanosd`."""
     # One OpenMP thread a process unless told otherwise: two threads on two busy cores are several times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(run_app(app, sys.argv[1:]))
+    code = run_app(app, sys.argv[1:])
+    if session := sys.modules.get("nas.search.ray_session"):
+        session.end_with(code)
+    sys.exit(code)
 
 
 def _prepare() -> "Progress":

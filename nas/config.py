@@ -97,7 +97,27 @@ class Search(Section):
     """The sweep: Ray Tune workers, Optuna's proposals, objectives fidelity, latency and parameters."""
 
     num_candidates: int = Field(48, ge=1, le=10_000_000, description="candidates to evaluate")
-    workers: int = Field(2, ge=1, le=10_000, description="worker processes of one thread each; at most one a core")
+    workers: int = Field(
+        2, ge=1, le=10_000, description="worker processes; with `cpus_per_trial: 1` at most one a processor"
+    )
+    cpus_per_trial: float = Field(
+        1.0, gt=0, le=1024, description="processors of a worker, a thread on each; fractions share one"
+    )
+    gpus_per_trial: float = Field(0.0, ge=0, le=1024, description="GPUs of a worker; 0.25: four workers share one")
+    trial_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="longest evaluation in seconds: its worker is ended, it is tried once more, then it has failed; "
+        "null: 20 times the median of those finished, at least a minute (a day until three have finished)",
+    )
+    worker_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="most memory of a worker in GB, beyond which it is ended as at `trial_timeout_s`; null: 90 % of "
+        "the machine's, in equal shares",
+    )
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
         "tpe", description="who proposes the next candidate; `qlognehvi` needs the extra `botorch`"
     )

@@ -11,7 +11,21 @@ if TYPE_CHECKING:
     from nas.config import Recipe
 
 #: Sections and fields that may change while a run goes on: what is finished stays comparable.
-FREE = frozenset({"name", "picks", "export", "reuse", "search.num_candidates", "search.workers", "search.max_failures"})
+FREE = frozenset(
+    [
+        "name",
+        "picks",
+        "export",
+        "reuse",
+        "search.num_candidates",
+        "search.workers",
+        "search.max_failures",
+        "search.cpus_per_trial",
+        "search.gpus_per_trial",
+        "search.trial_timeout_s",
+        "search.worker_memory_gb",
+    ]
+)
 
 #: Fields that are hashed whatever their value is. Never added to: a field that is not here is hashed only where it
 #: differs from its default, so that recipes from before there was that field keep their hash.

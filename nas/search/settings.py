@@ -34,7 +34,15 @@ class SweepSettings(BaseModel):
     num_candidates: int = Field(48, ge=1)
     """Finished candidates at which the sweep ends, those of earlier sweeps of the run included."""
     workers: int = Field(2, ge=1)
-    """Evaluating processes, one thread each."""
+    """Evaluating processes."""
+    cpus_per_trial: float = Field(1.0, gt=0)
+    """Processors of each worker, as Ray counts them; as many threads, but at least one."""
+    gpus_per_trial: float = Field(0.0, ge=0)
+    """GPUs of each worker; below 1, workers share one."""
+    trial_timeout_s: float | None = Field(None, gt=0)
+    """Longest evaluation; None: 20 times the median of those that have finished, but at least a minute."""
+    worker_memory_gb: float | None = Field(None, gt=0)
+    """Most memory of a worker, in 10^9 bytes; None: 90 % of the machine's, shared by its workers."""
     sampler: SamplerName = "tpe"
     seed: int = 0
     max_failures: int = Field(10, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.search.decisions import distributions, params_of, vector_of
@@ -25,6 +26,32 @@ JOURNAL = "study.log"
 INTERRUPTED = "interrupted"
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal file without its wait for the disk after every attribute (20 of 4 ms a trial).
+
+    What a power cut takes from it is in the store, whose records do wait for the disk, and comes back from there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._one_writer = path, JournalFileSymlinkLock(path)
+        super().__init__(path, self._one_writer)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._one_writer.acquire()
+        try:
+            size = os.path.getsize(self._path)
+            try:
+                with open(self._path, "ab", buffering=0) as file:
+                    if file.write(data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+            except OSError:
+                os.truncate(self._path, size)  # no half line that the next one would be glued to
+                raise
+        finally:
+            self._one_writer.release()
 
 
 def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -52,7 +79,7 @@ def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSa
 
 def _load(path: Path, name: str, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(path)))
+    storage = JournalStorage(_Journal(str(path)))
     study = optuna.create_study(
         storage=storage, sampler=sampler, study_name=name, directions=["minimize"] * 3, load_if_exists=True
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +76,28 @@ def run_sweep(
             cannot be made, a folder that cannot be written. What is finished stays.
         KeyboardInterrupt: Ctrl-C; what is finished stays.
     """
+    folder = Path(run_dir).resolve()
+    _make_folder(folder)
+    with _one_driver(folder):
+        return _sweep(space, evaluate_factory, objectives, settings, folder, prior, on_progress, address)
+
+
+def _sweep(
+    space: SearchSpace,
+    evaluate_factory: EvaluateFactory,
+    objectives: KnownCosts,
+    settings: SweepSettings,
+    folder: Path,
+    prior: Callable[[Indices], Any] | None,
+    on_progress: Callable[..., None] | None,
+    address: str | None,
+) -> SweepResult:
     from nas.search import study as studies
     from nas.search.pool import Pool
     from nas.search.sampler import make_sampler
     from nas.search.searcher import SweepSearcher
 
     start = time.monotonic()
-    folder = Path(run_dir).resolve()
     store = CandidateStore(folder / STORE_FOLDER)
     _make_folder(store.folder)
     records = store.latest()
@@ -117,6 +136,27 @@ def run_sweep(
         exhausted=counts["done"] < settings.num_candidates,
         seconds=time.monotonic() - start,
     )
+
+
+@contextmanager
+def _one_driver(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; the operating system lets go however the process ends, and no file is left.
+
+    A second driver would end the workers of the first as leftovers.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run {folder}: another process is driving its sweep; wait for it, stop it, or use another run"
+            ) from None
+        except OSError:
+            pass  # a file system without locks on folders
+        yield
+    finally:
+        os.close(handle)
 
 
 def _make_folder(folder: Path) -> None:
@@ -175,17 +215,22 @@ def _limit_reason(record: CandidateRecord, settings: SweepSettings) -> str:
 
 def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | None) -> None:
     """Run Ray Tune until the searcher has finished."""
-    from nas.search.ray_session import ray_session
+    from nas.search.ray_session import ray_session, room
 
-    folder = searcher.store.folder
-    with ray_session(folder, searcher.settings.workers, address) as tune_folder:
+    folder, settings = searcher.store.folder, searcher.settings
+    cpus, gpus = settings.cpus_per_trial, settings.gpus_per_trial
+    with ray_session(folder, math.ceil(settings.workers * cpus), address) as tune_folder:
         from ray import tune
 
+        from nas.search.control import Control
         from nas.search.worker import Evaluator, Job
 
-        ready = tune_folder.parent / "ready" if address is None else tune_folder / "ready"
-        job = Job(searcher.space, factory, folder, searcher.costs.error, ready)
-        trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), {"cpu": 1})
+        _fit(searcher, room(cpus, gpus), address)
+        control = tune_folder.parent / "control" if address is None else tune_folder / "control"
+        searcher.control = Control(control)
+        job = Job(searcher.space, factory, folder, searcher.costs.error, control, threads=max(1, int(cpus)))
+        resources = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
+        trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), resources)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
@@ -209,3 +254,18 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
             ) from error
         finally:
             searcher.interrupt()
+
+
+def _fit(searcher: SweepSearcher, room: tuple[int, int], address: str | None) -> None:
+    """No more workers than there is room for; on this machine that is refused, on a cluster it is as it is."""
+    settings, (in_all, on_a_node) = searcher.settings, room
+    searcher.workers = min(settings.workers, in_all)
+    searcher.per_node = min(settings.workers, on_a_node)
+    if searcher.workers == settings.workers or (address is not None and in_all):
+        return
+    asked = f"search.cpus_per_trial {settings.cpus_per_trial:g} and search.gpus_per_trial {settings.gpus_per_trial:g}"
+    where = "this machine" if address is None else f"the Ray cluster at {address}"
+    raise UserError(
+        f"{where} has room for {in_all} workers of {asked}, search.workers is {settings.workers}; "
+        f"{'take fewer workers or ' if in_all else ''}give each less"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import math
 import os
 import socket
@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from ray import tune
 
+from nas.search.control import Control, Watch
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -27,8 +28,6 @@ Evaluate = Callable[[Candidate], Mapping[str, float]]
 EvaluateFactory = Callable[[], Evaluate]
 
 FAILURES_FILE = "failures.log"
-# Longest wait of a worker for the others to have started, see Evaluator._wait_for_others.
-START_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,18 @@ class Job:
     factory: EvaluateFactory
     store: Path
     error: str
-    ready: Path
-    """Folder in which each worker shows that it is alive."""
+    control: Path
+    """Folder through which workers and driver tell each other things, see :mod:`nas.search.control`."""
+    threads: int
+    """Of each worker."""
 
 
 class Evaluator(tune.Trainable):
     """Evaluates one candidate per trial; the actor, and with it the evaluator, is reused for the next one.
 
-    A trial's config is `record` (JSON of a CandidateRecord without results), `workers` (how many workers the sweep
-    wants) and `deaths` (how many have died so far). Its result is `record` (JSON, as stored) or `fatal` (one line:
-    the sweep cannot go on).
+    A trial's config is `record` (JSON of a CandidateRecord without results). Its result is `record` (JSON, as stored)
+    or `fatal` (one line: the sweep cannot go on). A watchdog ends this process when an evaluation takes too long or
+    too much memory; making the evaluator (loading a teacher may take hours on a slow machine) has no time limit.
     """
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
@@ -57,8 +58,7 @@ class Evaluator(tune.Trainable):
         self._job, self._config = job, config
         self._store = CandidateStore(job.store)
         self._evaluate: Evaluate | None = None
-        self._alive: IO[str] | None = None
-        self._waited_after = -1
+        self._control, self._watch = Control(job.control), Watch(job.control)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial's candidate."""
@@ -67,25 +67,30 @@ class Evaluator(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Evaluate the candidate and store the record before reporting it."""
-        self._show_alive()
+        self._control.show_alive()
         try:
             if self._evaluate is None:
                 self._evaluate = self._make_evaluator()
         except Exception as error:
             return {"done": True, "fatal": f"the evaluator cannot be made: {_one_line(error)}"}
-        record = self._run(CandidateRecord.model_validate_json(self._config["record"]))
+        planned = CandidateRecord.model_validate_json(self._config["record"])
+        try:
+            with self._watch.over(planned.trial):
+                record = self._run(planned)
+        except OSError as error:
+            return {"done": True, "fatal": f"an evaluation had no room to write: {_one_line(error)}; free space"}
         try:
             self._store.append(record)
         except UserError as error:
             return {"done": True, "fatal": str(error)}
-        self._wait_for_others()
+        self._control.wait_for_others()
         return {"done": True, "record": record.model_dump_json()}
 
     def _make_evaluator(self) -> Evaluate:
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ["OMP_NUM_THREADS"] = str(self._job.threads)
         evaluate = self._job.factory()
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)
+            sys.modules["torch"].set_num_threads(self._job.threads)
         return evaluate
 
     def _run(self, planned: CandidateRecord) -> CandidateRecord:
@@ -96,6 +101,8 @@ class Evaluator(tune.Trainable):
             found = dict(self._evaluate(self._job.space.decode(np.array(planned.vector))))
             metrics, reason = check_metrics(found, self._job.error)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the disk is to blame, not the candidate
             reason = _one_line(error)
             self._log_failure(planned.candidate)
         return planned.model_copy(
@@ -116,26 +123,6 @@ class Evaluator(tune.Trainable):
         except OSError:
             pass  # the record says the reason too; a full disk is reported when that is stored
 
-    def _show_alive(self) -> None:
-        # A locked file says "alive" for exactly as long as this process lives, on whichever node.
-        if self._alive is None:
-            self._job.ready.mkdir(parents=True, exist_ok=True)
-            self._alive = open(self._job.ready / f"{socket.gethostname()}-{os.getpid()}", "w")  # noqa: SIM115
-            fcntl.flock(self._alive, fcntl.LOCK_EX)
-
-    def _wait_for_others(self) -> None:
-        """Wait before reporting until as many workers as wanted are alive: at the start, and after one died.
-
-        Ray Tune gives a finished trial's actor to any trial whose own actor is still starting, and cancels that start.
-        With evaluations shorter than a start (1.4 s) the second worker would never come up.
-        """
-        if self._waited_after == self._config["deaths"]:
-            return
-        self._waited_after = self._config["deaths"]
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end and _num_alive(self._job.ready) < int(self._config["workers"]):
-            time.sleep(0.02)
-
 
 def check_metrics(found: Mapping[str, Any], error: str) -> tuple[dict[str, float], str | None]:
     """Finite metrics as floats, and why they are not good enough (None if they are)."""
@@ -152,19 +139,6 @@ def check_metrics(found: Mapping[str, Any], error: str) -> tuple[dict[str, float
     elif error in good and good[error] < 0:
         bad.append(f"{error} is negative: {good[error]}")
     return good, "; ".join(bad) or None
-
-
-def _num_alive(folder: Path) -> int:
-    alive = 0
-    for path in folder.iterdir():
-        try:
-            with open(path) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alive += 1
-        except OSError:
-            continue
-    return alive
 
 
 def _one_line(error: BaseException) -> str:

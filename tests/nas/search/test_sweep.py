@@ -73,6 +73,7 @@ def test_a_sweep_a_longer_one_and_what_they_leave(tmp_path):
         trial = by_id[r.candidate]
         assert trial.values == [r.metrics["latent_error"], r.latency_ms, r.num_params]
         assert trial.params == {d.name: r.options[d.name] for d in tiny.SPACE.free_decisions}
+        assert trial.user_attrs["metrics"] == r.metrics and trial.user_attrs["worker"] == r.worker
         assert trial.user_attrs["seconds"] == r.seconds and trial.user_attrs["costs"]["num_macs"] == r.num_macs
         assert trial.user_attrs["words"].startswith("E1:")
     assert [c["done"] for c in calls] == list(range(7)) and [c["done"] for c in more] == list(range(6, 11))
@@ -207,6 +208,45 @@ def test_a_killed_worker_costs_one_trial_and_the_pool_recovers(tmp_path):
     last = [line.split()[1] for line in log.read_text().splitlines()[-4:]]
     assert len(set(last)) == 2
     assert not [t for t in study_of(tmp_path / "run").trials if not t.state.is_finished()]
+
+
+@pytest.mark.slow
+def test_evaluations_that_hang_or_fill_the_memory_fail_alone(tmp_path):
+    points = run_points(tmp_path)
+    special = {points[0]: "hang", points[1]: "memory", points[2]: f"hang once {tmp_path / 'flag'}", points[3]: "nan"}
+    log = tmp_path / "log"
+    factory = tiny.evaluator(0.1, str(log), special)
+    result, _ = sweep(tmp_path / "run", factory, num=10, trial_timeout_s=4, worker_memory_gb=0.6)
+    assert (result.done, result.failed) == (10, 3)
+    records = {r.candidate: r for r in CandidateStore(tmp_path / "run" / "store").records()}
+    assert records[points[0]].reason == "no result within 4 s (search.trial_timeout_s), twice"
+    assert records[points[1]].reason == "more than 0.6 GB of memory (search.worker_memory_gb), twice"
+    assert records[points[2]].outcome == "done" and records[points[3]].reason == "latent_error is nan"
+    times = Counter(line.split()[0] for line in log.read_text().splitlines())
+    assert {candidate: n for candidate, n in times.items() if n != 1} == dict.fromkeys(points[:3], 2)
+    again = [t for t in study_of(tmp_path / "run").trials if "tried once more" in t.user_attrs.get("reason", "")]
+    assert len(again) == 3 and all(t.state.is_finished() for t in study_of(tmp_path / "run").trials)
+
+
+def test_a_second_driver_is_refused(tmp_path):
+    import fcntl
+    import os
+
+    (tmp_path / "run").mkdir()
+    handle = os.open(tmp_path / "run", os.O_RDONLY)  # as the first driver, another open file
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another process is driving its sweep"):
+        sweep(tmp_path / "run", tiny.evaluator())
+    assert list((tmp_path / "run").iterdir()) == []
+    os.close(handle)
+    assert sweep(tmp_path / "run", tiny.evaluator(), num=2)[0].done == 2
+
+
+def test_more_workers_than_there_is_room_for(tmp_path):
+    with pytest.raises(UserError, match=r"room for 1 workers of search.cpus_per_trial 1.5 .*search.workers is 2"):
+        sweep(tmp_path / "run", tiny.evaluator(), cpus_per_trial=1.5)
+    with pytest.raises(UserError, match=r"room for 0 workers .*search.gpus_per_trial 900"):
+        sweep(tmp_path / "run", tiny.evaluator(), gpus_per_trial=900)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ def evaluator(seconds=0.0, log=None, special=None):
 
     def make():
         import os
+        import re
         import signal
         import time
 
@@ -57,6 +58,17 @@ def evaluator(seconds=0.0, log=None, special=None):
                 return {"noise_error": 0.1}
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if what.startswith("hang"):
+                flag = what.removeprefix("hang once ")
+                if what == "hang" or not os.path.exists(flag):
+                    if what != "hang":
+                        open(flag, "w").close()
+                    re.match("(a+)+$", "a" * 60 + "b")  # for ever, and no other thread of this process runs
+            if what == "memory":
+                taken = []
+                while True:
+                    taken.append(bytearray(b"x" * 2**24))
+                    time.sleep(0.01)
             if what.startswith("kill once"):
                 flag = what.removeprefix("kill once ")
                 if not os.path.exists(flag):
