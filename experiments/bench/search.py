@@ -2,6 +2,8 @@ r"""How many evaluations does each sampler need? Hypervolume on a table of candi
 
     python -m experiments.bench.search --table FILE.csv --arch arch --minimize 'error,params,flops' \
         --known params,flops --error-from mean_acc --methods ours,random,nsga2,tpe,gp --seeds 10 --budget 200 --json
+    python -m experiments.bench.search --table experiments/nanosd_bench/nanosd_bench.parquet \
+        --minimize latent_error,latency_ms,num_params --prior single_swap_sum --methods ours-prior,ours,nsga2,tpe,gp
 
 FILE (CSV or Parquet) has a column of architecture strings, one digit a decision, and numbers. `error` is 100 (or 1)
 minus `--error-from`. Samplers are told the `--known` objectives of every candidate, if they can use them, and the
@@ -15,7 +17,8 @@ JSON: {"methods": {METHOD: {"hv": {N: {"median", "worst"}}, "evals_to": {SHARE: 
 number of evaluations beyond the budget; a method is null where its library is not installed. `proposal_ms` is processor
 time a proposal. With `--journal FILE` finished runs are kept and not repeated.
 
-`ours` is the recipe's sampler `ehvi`. `nsga2`, `tpe` and `gp` are Optuna's NSGAIISampler (population 16), TPESampler
+`ours` is the recipe's sampler `ehvi`; `ours-prior` is told the column `--prior` too, a prediction of the only unknown
+objective for every candidate. `nsga2`, `tpe` and `gp` are Optuna's NSGAIISampler (population 16), TPESampler
 (multivariate) and GPSampler as they come: they may propose a candidate again, which costs an evaluation.
 `nsga2-unseen`, `tpe-unseen` and `gp-unseen` are the same inside the recipe's sweep, where the nearest candidate not yet
 proposed takes the place of a repeated one.
@@ -27,13 +30,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.bench.search_runs import METHODS, UNSEEN, Job, Run, run_jobs, sampler_name
+from experiments.bench.search_runs import METHODS, UNSEEN, WITH_PRIOR, Job, Run, run_jobs, sampler_name
 from experiments.processes import num_cores
 from nas.search.simulation_study import SHARES, over_seeds
 from nas.search.table import TableSource
@@ -71,9 +74,10 @@ def available(methods: Sequence[str]) -> dict[str, str | None]:
     """
     from nas.search.sampler import check_sampler
 
-    unknown = [method for method in methods if method not in (*METHODS, *UNSEEN)]
+    legal = (*METHODS, WITH_PRIOR, *UNSEEN)
+    unknown = [method for method in methods if method not in legal]
     if unknown:
-        raise UserError(f"--methods {','.join(unknown)}: no such method; legal are {', '.join((*METHODS, *UNSEEN))}")
+        raise UserError(f"--methods {','.join(unknown)}: no such method; legal are {', '.join(legal)}")
     found: dict[str, str | None] = {}
     for method in methods:
         try:
@@ -94,20 +98,28 @@ def compare(
     processes: int = 1,
     told: bool = True,
     journal: Path | None = None,
+    prior: str | None = None,
 ) -> dict[str, Any]:
     """The bench's JSON; see the module.
 
     Raises:
-        UserError: a table or a method that cannot be used.
+        UserError: a table, a method or a prior that cannot be used.
     """
-    table = arguments.read()
     missing = available(methods)
+    told_prior = arguments if prior is None else replace(arguments, columns=(*arguments.columns, prior))
+    table = told_prior.read()
+    if (prior is None) == (WITH_PRIOR in methods):
+        raise UserError(f"method {WITH_PRIOR} and --prior COLUMN go together; give both or neither")
+    if prior is not None and table.known.count(False) != 1:
+        raise UserError(f"--prior {prior}: predicts one objective; give --known all others")
     for method, reason in missing.items():
         if reason is not None:
             print(f"{method}: left out, {reason}", file=sys.stderr)
     table.tracker(reference)  # says at once what is wrong with the reference
     jobs = [
-        Job(arguments, method, seed, budget, batch, reference, told)
+        Job(told_prior, method, seed, budget, batch, reference, told, prior)
+        if method == WITH_PRIOR
+        else Job(arguments, method, seed, budget, batch, reference, told)
         for seed in range(seeds)
         for method in methods
         if missing[method] is None
@@ -131,6 +143,7 @@ def compare(
             "seeds": seeds,
             "budget": budget,
             "batch": batch,
+            "prior": prior,
             "proposal_ms": "processor time of a proposal",
         },
     }
@@ -147,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--known", default=None, help="objectives known for every candidate; default: all but the first"
     )
     parser.add_argument("--error-from", default=None, help="column of accuracies that the error is made from")
+    parser.add_argument("--prior", default=None, metavar="COLUMN", help=f"prediction that {WITH_PRIOR} is told")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=200, help="evaluations of a run")
@@ -180,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.processes,
             not given.hide_reference,
             given.journal,
+            given.prior,
         )
     except UserError as error:
         print(error, file=sys.stderr)

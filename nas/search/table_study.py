@@ -25,6 +25,7 @@ class StudyDoor:
         repeats: let the sampler propose what it has proposed before, as Optuna's own do; else the nearest candidate
             that it has not proposed is taken instead, as in a sweep.
         reference: tell samplers that take one the reference point of the hypervolume; None: they choose their own.
+        prior: column of the table that predicts its only unknown objective; samplers that take a prior are told it.
 
     Raises:
         UserError: an unknown sampler, or one whose library is not installed.
@@ -37,11 +38,18 @@ class StudyDoor:
         seed: int,
         repeats: bool = False,
         reference: ReferenceName | None = None,
+        prior: str | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._table, self._repeats = table, repeats
         point = None if reference is None else tuple(table.reference(reference).tolist())
-        known = KnownObjectives(table.known_costs, table.known, reference=point)
+        predicted = None if prior is None else table.columns[prior]
+        known = KnownObjectives(
+            table.known_costs,
+            table.known,
+            prior=None if predicted is None else lambda matrix: predicted[table.space.rank(matrix)],
+            reference=point,
+        )
         self._pool = OpenCandidates(table.space)
         self._study = optuna.create_study(
             directions=["minimize"] * len(table.objectives),

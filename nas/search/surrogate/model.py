@@ -21,6 +21,8 @@ _MAX_KEPT = 30_000_000
 _BLOCK = 8192
 # Up to so many observations a fit starts from the prior's medians as well as from the last fit.
 _FEW = 48
+# A scale whose evidence is behind by more than this (in nats) is tried again only when observations have grown by half.
+_BEHIND = 6.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Surrogate:
         self.transform = Transform("identity")
         self._process: Process | None = None
         self._fitted_at = 0
+        self._rivals: tuple[TransformName, ...] = ()
+        self._compared_at = 0
         self._position: dict[int, int] = {}
         self._dropped: set[int] = set()
         self._z: Floats = np.zeros(0)
@@ -168,22 +172,24 @@ class Surrogate:
         """Choose the transform and the kernel's numbers by the evidence of observations."""
         keep = subset(values, self._settings.max_fit)
         x, y = features[keep], values[keep]
-        best: tuple[float, Fitted, Transform] | None = None
-        for name in self._settings.transforms:
-            if name == "log" and values.min() <= 0:
-                continue
+        legal = tuple(name for name in self._settings.transforms if name != "log" or values.min() > 0)
+        names = tuple(name for name in self._rivals if name in legal)
+        if not names or not self._compared_at <= len(values) < 1.5 * self._compared_at:
+            names, self._compared_at = legal, len(values)
+        found: dict[TransformName, tuple[float, Fitted, Transform]] = {}
+        last = self.fitted
+        for name in names:
             transform = Transform.of(y, name)
             fit = Fit(x, transform.forward(y), self._groups, self._linear, self._components, self._settings.prior)
-            last = best[1] if best is not None else self.fitted
             starts = [] if last is None else [last.theta]
             if last is None or len(keep) <= _FEW:
                 starts.append(fit.center)
-            found = fit.maximise(starts)
-            evidence = found.log_evidence + transform.log_density_change(y)
-            if best is None or evidence > best[0]:
-                best = (evidence, found, transform)
-        assert best is not None, "no transform is defined for these values"
-        _, self.fitted, self.transform = best
+            fitted = fit.maximise(starts)
+            found[name] = fitted.log_evidence + transform.log_density_change(y), fitted, transform
+            last = fitted
+        assert found, "no transform is defined for these values"
+        best, self.fitted, self.transform = max(found.values(), key=lambda one: one[0])
+        self._rivals = tuple(name for name, (evidence, _, _) in found.items() if evidence > best - _BEHIND)
 
 
 def subset(values: Floats, most: int) -> NDArray[np.int64]:
