@@ -119,7 +119,7 @@ class Search(Section):
         "the machine's, in equal shares",
     )
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
-        "tpe", description="who proposes the next candidate; `qlognehvi` needs the extra `botorch`"
+        "ehvi", description="who proposes the next candidate (docs/search.md); `qlognehvi` needs the extra `botorch`"
     )
     max_failures: int = Field(10, ge=0, le=10_000_000, description="failed candidates after which the sweep stops")
 

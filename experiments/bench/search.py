@@ -105,9 +105,9 @@ def compare(
     Raises:
         UserError: a table, a method or a prior that cannot be used.
     """
-    missing = available(methods)
     told_prior = arguments if prior is None else replace(arguments, columns=(*arguments.columns, prior))
     table = told_prior.read()
+    missing = available(methods)
     if (prior is None) == (WITH_PRIOR in methods):
         raise UserError(f"method {WITH_PRIOR} and --prior COLUMN go together; give both or neither")
     if prior is not None and table.known.count(False) != 1:

@@ -43,7 +43,7 @@ class SweepSettings(BaseModel):
     """Longest evaluation; None: 20 times the median of those that have finished, but at least a minute."""
     worker_memory_gb: float | None = Field(None, gt=0)
     """Most memory of a worker, in 10^9 bytes; None: 90 % of the machine's, shared by its workers."""
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName = "ehvi"
     seed: int = 0
     max_failures: int = Field(10, ge=0)
     """Failed evaluations of one sweep after which it stops."""

@@ -11,6 +11,7 @@ from nas.search.decisions import GridSpace
 from nas.search.surrogate.features import Features, Group
 from nas.search.surrogate.fitting import Fit
 from nas.search.surrogate.kernel import Kernel
+from nas.search.surrogate.model import Surrogate, SurrogateSettings
 from nas.search.surrogate.process import Process, View
 from nas.search.surrogate.transforms import Transform
 
@@ -86,6 +87,23 @@ def test_the_fit_finds_what_made_the_data():
     fitted = Fit(x, z, GROUPS, linear=[], components=[[0, 1]]).maximise().kernel
     assert fitted.rates[0, 0] == pytest.approx(0.5, rel=0.5) and fitted.noise == pytest.approx(0.01, rel=0.6)
     assert fitted.rates[0, 3] < 0.1
+
+
+def test_a_scale_far_behind_in_evidence_is_tried_again_later():
+    """Values that turn from exponentials of a straight trend into the trend: the scale follows, not at once."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(120, 4))
+    smooth = x @ np.array([0.8, 0.1, -0.3, 0.5])
+    skewed, plain = np.exp(smooth), 5 + smooth
+
+    def scale_of(surrogate: Surrogate, values: np.ndarray) -> str:
+        surrogate.update(range(len(values)), x[: len(values)], values)
+        return surrogate.transform.name
+
+    grown = Surrogate(GROUPS, SurrogateSettings())
+    assert scale_of(grown, skewed[:40]) == "log"
+    assert scale_of(grown, plain[:50]) == "log", "too early to look again"
+    assert scale_of(grown, plain) == scale_of(Surrogate(GROUPS, SurrogateSettings()), plain) == "identity"
 
 
 @pytest.mark.parametrize(("name", "offset"), [("identity", 0.0), ("log", 0.0), ("log", -2.0)])
