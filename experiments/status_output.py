@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from nas.progress import duration
@@ -16,7 +17,7 @@ _WHY = {
     "initial": "one of the first",
     "improvement": "expected improvement",
     "random": "nothing expected to gain",
-    "queue": "predicted front, or interrupted",
+    "queue": "predicted front, or tried again",
     "unsaid": "",
 }
 MAX_FAILURES, MAX_PROPOSALS = 8, 6
@@ -59,7 +60,7 @@ def _facts(status: RunStatus) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     rows = [("run", status.run), ("teacher, space", f"{status.teacher}, {status.space}")]
-    if status.driver.pid is not None:
+    if status.driver.pid is not None and status.state != "finished":
         alive = "alive" if status.driver.alive else "gone"
         rows.append(("driver", f"{alive} (process {status.driver.pid} on {status.driver.host})"))
     elif status.driver.alive:
@@ -122,15 +123,18 @@ def _workers(status: RunStatus) -> RenderableType:
 def _proposals(status: RunStatus) -> RenderableType:
     from rich.text import Text
 
+    from nas.live.sections import gain
+
     table = _table()
+    busy = {worker.candidate for worker in status.workers}
     # Samplers other than ehvi give no reasons.
     reasons = any(each.why != "unsaid" for each in status.proposals)
     for name in ("candidate", *(("why", "gain", "predicted error") if reasons else ()), "measured"):
         table.add_column(name, no_wrap=name != "candidate", overflow="fold")
     table.show_header = True
     for each in status.proposals[:MAX_PROPOSALS]:
-        why = (_WHY[each.why], gain(each), interval(each.predicted)) if reasons else ()
-        cells = (each.candidate, *why, outcome(each))
+        why = (_WHY[each.why], gain(each.expected_improvement, each.hypervolume), interval(each.predicted)) if reasons else ()
+        cells = (each.candidate, *why, outcome(each, busy))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -154,17 +158,11 @@ def interval(predicted: tuple[float, float, float] | None) -> str:
     return "" if predicted is None else f"{predicted[1]:.3g} ({predicted[0]:.3g} to {predicted[2]:.3g})"
 
 
-def gain(each: Proposed) -> str:
-    """Expected improvement, and as a share of the hypervolume so far."""
-    if each.expected_improvement is None:
-        return ""
-    share = f" (+{100 * each.expected_improvement / each.hypervolume:.2g} %)" if each.hypervolume else ""
-    return f"{each.expected_improvement:.3g}{share}"
-
-
-def outcome(each: Proposed) -> str:
-    """What was measured, or that nothing was."""
-    return f"{each.measured:.3g}" if each.measured is not None else "" if each.state == "open" else "failed"
+def outcome(each: Proposed, busy: Collection[str | None]) -> str:
+    """What was measured, or why nothing was."""
+    if each.state == "open":
+        return "under evaluation" if each.candidate in busy else "waits"
+    return "failed" if each.measured is None else f"{each.measured:.3g}"
 
 
 def _table() -> Any:

@@ -1,7 +1,7 @@
 """The live page's web application: GET only, to this machine only, nothing beyond its own pages.
 
-Needs the extra `dashboard` (Starlette). Host names other than `localhost` and `127.0.0.1` are refused, so that a foreign
-page cannot reach it by a name of its own that leads here (DNS rebinding); no path of a request ever names a file.
+Needs the extra `dashboard` (Starlette). Host names other than `localhost` and `127.0.0.1` are refused, so that a
+foreign page cannot reach it by a name of its own that leads here (DNS rebinding); no path of a request names a file.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _SECTIONS = (
     (
         "front",
         "The front",
-        "Finished candidates: latent error against predicted latency, coloured by parameters. Large: those that no other "
-        "beats in error, latency and parameters at once.",
+        "Finished candidates: latent error against predicted latency, coloured by parameters. Large: those that no "
+        "other beats in error, latency and parameters at once.",
         ("front",),
         None,
     ),
@@ -64,8 +64,8 @@ _SECTIONS = (
     (
         "proposals",
         "What is tried, and why",
-        "The last proposals of the sampler, the latest first: the hypervolume that it expected to gain, its prediction with a "
-        "90 % interval, and what was measured.",
+        "The last proposals of the sampler, the latest first: the hypervolume that it expected to gain, its prediction "
+        "with a 90 % interval, and what was measured.",
         ("calibration", "gain"),
         "proposals",
     ),
@@ -118,12 +118,14 @@ def make_app(folder: Path) -> Starlette:
     def not_found(request: Request, error: Exception) -> Response:
         return Response("not found\n", 404, media_type="text/plain", headers=_HEADERS)
 
+    package = __package__ or ""
+    css = _resource("nas.report", "report.css") + _resource(package, "live.css")
     routes = [
         Route("/plotly.min.js", lambda request: Response(_plotly(), media_type="text/javascript", headers=_STATIC)),
-        Route("/live.js", static(_resource(__package__ or "", "live.js"), "text/javascript")),
+        Route("/live.js", static(_resource(package, "live.js"), "text/javascript")),
         Route(
             "/style.css",
-            static(_resource("nas.report", "report.css") + _resource(__package__ or "", "live.css"), "text/css"),
+            static(css, "text/css"),
         ),
     ]
     if (folder / "config.yaml").is_file():
@@ -181,9 +183,8 @@ def list_page(folder: Path) -> str:
     body = f'<div id="problem" class="missing" hidden></div><h1>Runs in {page.text(folder.name or folder)}</h1>'
     body += '<div id="text-runs"></div>'
     drawn = '<div class="figure" id="figure-fronts" hidden></div>'
-    body += page.section(
-        "fronts", "Their fronts", "Latent error against predicted latency, each run's own front.", drawn
-    )
+    lead = "Latent error against predicted latency, each run's own front."
+    body += page.section("fronts", "Their fronts", page.text(lead), drawn)
     return _document("runs", body)
 
 

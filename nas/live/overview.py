@@ -48,7 +48,8 @@ class RunList:
     def data(self, known: str = "") -> dict[str, Any]:
         """What changes on the page; figures are left out where `known` is their version."""
         with self._lock:
-            rows, fronts, parts = [], {}, []
+            rows, parts = [], []
+            fronts: dict[str, list[tuple[float, float]]] = {}
             for name, path in self.paths().items():
                 try:
                     live = self._live.setdefault(name, LiveRun(path)) if name not in self._live else self._live[name]

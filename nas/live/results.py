@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,8 +97,8 @@ class Results:
     def groups(self) -> list[ReasonGroup]:
         """Candidates whose last outcome is not `done`, by reason, the most frequent first."""
         if self._groups[0] != self.num:
-            counts: Mapping[str, int] = self.store.counts()
-            some = sum(counts.values()) - counts.get("done", 0)
+            counts = self.store.counts()
+            some = sum(counts.values()) - counts["done"]
             self._groups = (self.num, self._grouped() if some else [])
         return self._groups[1]
 
@@ -128,7 +127,7 @@ class Results:
             return np.concatenate([history, np.full(num - known, history[-1] if known else 0.0)])
         if num:
             limits = None if bounds is None else tuple(np.array(bounds, float).T)
-            scale = pareto.ObjectiveScale.of(self.values, limits)  # type: ignore[arg-type]
+            scale = pareto.ObjectiveScale.of(self.values, limits)
             history = pareto.hypervolume_history(self.values, scale)
         else:
             history = np.empty(0)

@@ -121,16 +121,13 @@ class LiveRun:
             candidates_failed=counts["failed"],
             candidates_total=total,
             candidates_reused=results.num_reused,
-            front_size=int(len(np.unique(results.values[self.on_front()], axis=0))),
+            front_size=len(np.unique(results.values[self.on_front()], axis=0)),
             hypervolume=float(history[-1]) if len(history) else 0.0,
             evaluations_per_minute=None if per_second is None else 60 * per_second,
             seconds_per_evaluation=mean_s,
             workers_wanted=recipe.search.workers,
             workers=workers,
-            failures=tuple(
-                Failure(outcome=g.outcome, reason=g.reason, num_candidates=g.num, example=g.candidate)
-                for g in results.groups()
-            ),
+            failures=_failures(results),
             proposals=tuple(proposed(trial, recipe.search.sampler) for trial in trials[:NUM_PROPOSALS]),
             calibration=_calibration(trials),
             report=str(directory.report) if directory.report.is_file() else None,
@@ -218,6 +215,13 @@ def _step(progress: RunProgress | None, now: float, running: bool) -> Step | Non
         remaining = max(0.0, (seconds - late) / worked * max(0, phase.total - phase.done) - late)
     note = ", ".join(f"{name.replace('_', ' ')} {_number(value)}".strip() for name, value in phase.counts.items())
     return Step(name=phase.name, done=phase.done, total=phase.total, seconds=seconds, remaining_s=remaining, note=note)
+
+
+def _failures(results: Results) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(outcome=group.outcome, reason=group.reason, num_candidates=group.num, example=group.candidate)
+        for group in results.groups()
+    )
 
 
 def _calibration(trials: list[Trial]) -> Calibration | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from nas.live.status import Proposed, RunStatus, Worker
 from nas.plots.format import NONE, count, error, milliseconds
 from nas.progress import duration
@@ -11,7 +13,7 @@ _WHY = {
     "initial": "one of the first, spread over the costs",
     "improvement": "largest expected improvement",
     "random": "at random: none is expected to gain",
-    "queue": "predicted front, or interrupted before",
+    "queue": "predicted front, or tried again",
     "unsaid": "",
 }
 _MOST_FAILURES = 20
@@ -71,7 +73,8 @@ def _bar(status: RunStatus) -> str:
     if phase is None or not phase.total or status.state == "finished":
         return ""
     done = max(0.0, min(100.0, 100 * phase.done / phase.total))
-    note = f'<p class="lead"><small>{page.text(phase.note)}</small></p>' if phase.note else ""
+    # What the search counts stands in the facts.
+    note = f'<p class="lead"><small>{page.text(phase.note)}</small></p>' if phase.note and phase.name != "search" else ""
     return f'<progress max="100" value="{done:.1f}" aria-label="{page.text(phase.name)}"></progress>{note}'
 
 
@@ -104,37 +107,36 @@ def proposals(status: RunStatus) -> str:
     """What is tried and was tried last, and why."""
     if not status.proposals:
         return '<p class="lead">Nothing has been proposed yet.</p>'
+    busy = {worker.candidate for worker in status.workers}
     if all(each.why == "unsaid" for each in status.proposals):
-        rows = [[f"<code>{page.text(each.candidate)}</code>", _measured(each)] for each in status.proposals]
+        rows = [[f"<code>{page.text(each.candidate)}</code>", _measured(each, busy)] for each in status.proposals]
         note = f"The sampler {status.sampler} gives no reasons; ehvi does."
         return page.notes([note]) + page.table(("candidate", "measured"), rows, [False, True])
     names = ("candidate", "why", "expected gain", "predicted error", "measured")
-    return page.table(names, map(_proposal, status.proposals), [False, False, True, True, True], cards=True)
+    rows = [_proposal(each, busy) for each in status.proposals]
+    return page.table(names, rows, [False, False, True, True, True], cards=True)
 
 
-def _proposal(each: Proposed) -> list[str]:
-    gain = ""
-    if each.expected_improvement is not None:
-        gain = f"{each.expected_improvement:.3g}"
-        if each.hypervolume:
-            gain += f"<small>+{100 * each.expected_improvement / each.hypervolume:.2g} %</small>"
+def _proposal(each: Proposed, busy: Collection[str | None]) -> list[str]:
     return [
         f"<code>{page.text(each.candidate)}</code>",
         _WHY[each.why],
-        gain,
+        gain(each.expected_improvement, each.hypervolume),
         page.text(_interval(each.predicted)) if each.predicted else "",
-        _measured(each),
+        _measured(each, busy),
     ]
 
 
-def _measured(each: Proposed) -> str:
+def _measured(each: Proposed, busy: Collection[str | None]) -> str:
+    if each.state == "open":
+        return "under evaluation" if each.candidate in busy else "waits"
     if each.measured is None:
-        return "open" if each.state == "open" else f"failed<small>{page.text(each.reason or '')}</small>"
+        return f"<span>failed<small>{page.text(each.reason or '')}</small></span>"
     mark = ""
     if each.predicted is not None:
         inside = each.predicted[0] <= each.measured <= each.predicted[2]
         mark = "<small>as predicted</small>" if inside else '<small class="off">outside</small>'
-    return f"{error(each.measured)}{mark}"
+    return f"<span>{error(each.measured)}{mark}</span>"
 
 
 def failures(status: RunStatus) -> str:
@@ -149,6 +151,11 @@ def failures(status: RunStatus) -> str:
     left = len(status.failures) - len(shown)
     more = page.notes([f"and {left} other reasons"]) if left else ""
     return page.table(("candidates", "outcome", "reason", "the last one"), rows, [True, False, False, False]) + more
+
+
+def gain(improvement: float | None, hypervolume: float | None) -> str:
+    """An expected improvement as a share of the hypervolume, by the sampler's own reference."""
+    return f"+{100 * improvement / hypervolume:.2g} %" if improvement is not None and hypervolume else ""
 
 
 def _interval(predicted: tuple[float, float, float]) -> str:

@@ -1,7 +1,8 @@
 """The end of a run's Optuna journal, followed as it grows: what was proposed, why, and what came out.
 
-The journal of a long sweep is large (4 kB a trial), and only its end is of interest to who looks on. So it is read from
-some megabytes before its end, line by line, without Optuna; trials are numbered in it, so that nothing before is needed.
+The journal of a long sweep is large (4 kB a trial), and only its end is of interest to who looks on. So it is read
+from some megabytes before its end, line by line, without Optuna; trials are numbered in it, so that nothing before is
+needed.
 """
 
 from __future__ import annotations
