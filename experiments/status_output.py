@@ -133,7 +133,11 @@ def _proposals(status: RunStatus) -> RenderableType:
         table.add_column(name, no_wrap=name != "candidate", overflow="fold")
     table.show_header = True
     for each in status.proposals[:MAX_PROPOSALS]:
-        why = (_WHY[each.why], gain(each.expected_improvement, each.hypervolume), interval(each.predicted)) if reasons else ()
+        why = (
+            (_WHY[each.why], gain(each.expected_improvement, each.hypervolume), interval(each.predicted))
+            if reasons
+            else ()
+        )
         cells = (each.candidate, *why, outcome(each, busy))
         table.add_row(*(Text(cell) for cell in cells))
     return table

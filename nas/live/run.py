@@ -147,15 +147,15 @@ class LiveRun:
         for state in read_workers(self.directory.store):
             if _is_gone(state):
                 continue
-            stored = state.trial is not None and self.results.store.find_trial(state.trial) is not None
+            record = None if state.trial is None else self.results.store.find_trial(state.trial)
             trial = self.study.named(state.trial)
-            busy = state.doing == "evaluating" and not stored and not (trial is not None and trial.ended)
-            doing = state.doing if busy or state.doing != "evaluating" else "waiting"
+            busy = state.doing == "evaluating" and record is None and not (trial is not None and trial.ended)
+            since = state.since if record is None else record.finished_at
             found.append(
                 Worker(
                     worker=state.worker,
-                    doing=doing,
-                    seconds=seconds_since(state.since, now) or 0.0,
+                    doing="evaluating" if busy else "starting" if state.doing == "starting" else "waiting",
+                    seconds=seconds_since(since, now) or 0.0,
                     candidate=state.candidate if busy else None,
                     options=state.options if busy else {},
                     latency_ms=state.latency_ms if busy else None,

@@ -74,7 +74,9 @@ def _bar(status: RunStatus) -> str:
         return ""
     done = max(0.0, min(100.0, 100 * phase.done / phase.total))
     # What the search counts stands in the facts.
-    note = f'<p class="lead"><small>{page.text(phase.note)}</small></p>' if phase.note and phase.name != "search" else ""
+    note = (
+        f'<p class="lead"><small>{page.text(phase.note)}</small></p>' if phase.note and phase.name != "search" else ""
+    )
     return f'<progress max="100" value="{done:.1f}" aria-label="{page.text(phase.name)}"></progress>{note}'
 
 

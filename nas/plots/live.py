@@ -225,7 +225,7 @@ def expected_gain(judged: Sequence[Judged]) -> go.Figure:
         "line",
         showlegend=False,
         xaxis=style.axis("proposal", [], rangemode="tozero"),
-        yaxis=style.axis("expected gain (% of the hypervolume)", [gain for _, gain, _ in some]),
+        yaxis=style.axis("expected gain (%)", [gain for _, gain, _ in some]),
     )
 
 

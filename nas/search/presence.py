@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -30,8 +29,8 @@ class WorkerState(BaseModel):
 
     host: str
     pid: int
-    doing: Literal["starting", "evaluating", "waiting"]
-    """Making the evaluator (loading the teacher), evaluating a candidate, or waiting for the next one."""
+    doing: Literal["starting", "evaluating"]
+    """Making the evaluator (loading the teacher), or evaluating a candidate, whose record may be stored by now."""
     since: str
     """UTC, ISO 8601."""
     trial: str | None = None
@@ -55,14 +54,14 @@ class Presence:
         self._folder = store / WORKERS_FOLDER
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._path = self._folder / f"{self._host}-{self._pid}.json"
+        self._part = self._path.with_suffix(".part")
 
     def starting(self) -> None:
         """The evaluator is being made."""
         self._write(WorkerState(host=self._host, pid=self._pid, doing="starting", since=_now()))
 
-    @contextmanager
-    def evaluating(self, planned: CandidateRecord) -> Iterator[None]:
-        """The block evaluates this candidate."""
+    def evaluating(self, planned: CandidateRecord) -> None:
+        """This candidate is evaluated, until its record is stored or another one is named."""
         state = WorkerState(
             host=self._host,
             pid=self._pid,
@@ -76,20 +75,17 @@ class Presence:
             prior=planned.prior,
         )
         self._write(state)
-        try:
-            yield
-        finally:
-            self._write(WorkerState(host=self._host, pid=self._pid, doing="waiting", since=_now()))
 
     def _write(self, state: WorkerState) -> None:
-        part = self._path.with_suffix(".part")
+        text = state.model_dump_json()
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
-            part.write_text(state.model_dump_json(), encoding="utf-8")
-            os.replace(part, self._path)
+            with open(self._part, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(self._part, self._path)
             return
         with suppress(OSError):
-            part.unlink()
+            os.unlink(self._part)
 
 
 def read_workers(store: Path) -> list[WorkerState]:

@@ -78,7 +78,8 @@ class Evaluator(tune.Trainable):
             return {"done": True, "fatal": f"the evaluator cannot be made: {_one_line(error)}"}
         planned = CandidateRecord.model_validate_json(self._config["record"])
         try:
-            with self._presence.evaluating(planned), self._watch.over(planned.trial):
+            self._presence.evaluating(planned)
+            with self._watch.over(planned.trial):
                 record = self._run(planned)
         except OSError as error:
             return {"done": True, "fatal": f"an evaluation had no room to write: {_one_line(error)}; free space"}

@@ -16,15 +16,16 @@ from urllib.parse import quote
 
 import pytest
 
-pytest.importorskip("starlette", reason="the extra 'dashboard' is not installed")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra 'dashboard' is not installed")
-
 from experiments.dashboard_command import _app, _listen
 from nas.live.app import make_app
 from nas.run.progress_file import ProgressFile
 from nas.search.presence import Presence
 from search_spaces.errors import UserError
 from tests.nas.live.made_up_run import MadeUpRun
+
+pytest.importorskip("starlette", reason="the extra 'dashboard' is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra 'dashboard' is not installed")
+
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -81,7 +82,14 @@ def test_its_own_pages_and_nothing_else(port: int, run: MadeUpRun) -> None:
     for path, kind in (("/style.css", "text/css"), ("/live.js", "text/javascript"), ("/data.json", "application/json")):
         status, body, headers = ask(port, path)
         assert status == 200 and body and headers["content-type"].startswith(kind)
-    for path in ("/config.yaml", "/store/candidates.jsonl", "/../config.yaml", "/%2e%2e/config.yaml", "/run/one/", "//x"):
+    for path in (
+        "/config.yaml",
+        "/store/candidates.jsonl",
+        "/../config.yaml",
+        "/%2e%2e/config.yaml",
+        "/run/one/",
+        "//x",
+    ):
         assert ask(port, path)[0] == 404, path
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert ask(port, "/data.json", method)[0] == 405
@@ -98,7 +106,9 @@ def test_only_this_machines_names(port: int) -> None:
 def _bound_to(port: int) -> str:
     import psutil
 
-    (address,) = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
+    (address,) = {
+        c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port
+    }
     return str(address)
 
 
@@ -117,7 +127,8 @@ def test_the_page_follows_the_run(port: int, run: MadeUpRun) -> None:
     values = _numbers(after["figures"]["evaluations"]["data"][0]["y"])
     assert values == sorted(values)
     number, planned = run.propose()
-    with run.directory.lock(), ProgressFile(run.directory.progress).over(), Presence(run.store.folder).evaluating(planned):
+    Presence(run.store.folder).evaluating(planned)
+    with run.directory.lock(), ProgressFile(run.directory.progress).over():
         flying = json.loads(ask(port, "/data.json")[1])
         assert flying["state"] == "running" and planned.candidate in flying["html"]["workers"]
         assert len(flying["figures"]["front"]["data"]) == 3 and "under evaluation" in flying["html"]["proposals"]
@@ -161,7 +172,8 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     number, planned = run.propose()
     hostile = planned.model_copy(update={"candidate": HOSTILE, "options": {HOSTILE: HOSTILE}})
     file = ProgressFile(run.directory.progress)
-    with pytest.raises(UserError), run.directory.lock(), file.over(), Presence(run.store.folder).evaluating(hostile):
+    Presence(run.store.folder).evaluating(hostile)
+    with pytest.raises(UserError), run.directory.lock(), file.over():
         with served(run.directory.path) as port:
             page, data = ask(port, "/")[1], json.loads(ask(port, "/data.json")[1])
         raise UserError(HOSTILE)
@@ -227,6 +239,7 @@ def test_what_the_command_refuses(tmp_path: Path, run: MadeUpRun, monkeypatch: p
         _app(run.directory.path)
 
 
+@pytest.mark.slow
 def test_optuna_dashboard_opens_the_study(run: MadeUpRun) -> None:
     import optuna
 

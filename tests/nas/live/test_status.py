@@ -156,19 +156,18 @@ def test_workers_and_what_each_evaluates(tmp_path: Path) -> None:
         presence.starting()
         (worker,) = live.status().workers
         assert (worker.doing, worker.candidate) == ("starting", None)
-        with presence.evaluating(planned):
-            (file,) = (run.directory.store / "workers").glob("*.json")
-            other = json.loads(file.read_text()) | {"pid": gone.pid}
-            file.with_name("gone.json").write_text(json.dumps(other))
-            file.with_name("torn.json").write_text(file.read_text()[:40])
-            (worker,) = live.status(time.time() + 100).workers
-            assert worker.doing == "evaluating" and worker.seconds == pytest.approx(100, abs=2)
-            assert (worker.candidate, worker.latency_ms) == (planned.candidate, planned.latency_ms)
-            proposal = run.study.trials[number].user_attrs["proposal"]
-            assert worker.predicted == tuple(proposal["predicted"][0]) and worker.prior == error_of(planned.vector)
-            run.end(number, planned)  # stored, and the worker has not said so yet
-            assert [w.doing for w in live.status().workers] == ["waiting"]
-        assert read_workers(run.directory.store)[1].doing == "waiting"
+        presence.evaluating(planned)
+        (file,) = (run.directory.store / "workers").glob("*.json")
+        other = json.loads(file.read_text()) | {"pid": gone.pid}
+        file.with_name("gone.json").write_text(json.dumps(other))
+        file.with_name("torn.json").write_text(file.read_text()[:40])
+        (worker,) = live.status(time.time() + 100).workers
+        assert worker.doing == "evaluating" and worker.seconds == pytest.approx(100, abs=2)
+        assert (worker.candidate, worker.latency_ms) == (planned.candidate, planned.latency_ms)
+        proposal = run.study.trials[number].user_attrs["proposal"]
+        assert worker.predicted == tuple(proposal["predicted"][0]) and worker.prior == error_of(planned.vector)
+        run.end(number, planned)
+        assert [w.doing for w in live.status().workers] == ["waiting"]
     assert live.status().workers == ()  # whatever files there are: nobody drives it
     clear_workers(run.directory.store)
     assert read_workers(run.directory.store) == []
@@ -281,7 +280,8 @@ def test_a_place_that_cannot_be_written_stops_neither_run_nor_worker(tmp_path: P
     planned = CandidateRecord(
         candidate="a", options={}, vector=(), outcome="done", latency_ms=1, num_params=1, trial="t"
     )
-    with Presence(tmp_path / "store").evaluating(planned), ProgressFile(tmp_path / "store" / "progress.json").over():
+    Presence(tmp_path / "store").evaluating(planned)
+    with ProgressFile(tmp_path / "store" / "progress.json").over():
         pass
     assert read_progress(tmp_path / "store" / "progress.json") is None
     assert os.listdir(tmp_path) == ["store"]
@@ -310,9 +310,32 @@ def test_a_store_that_is_sealed_as_it_grows(tmp_path: Path) -> None:
         store.extend(records[start : start + 700])
         assert results.refresh()
         done = [r for r in records[: start + 700] if r.outcome == "done"]
-        assert [tuple(v) for v in results.values] == [(r.metrics["latent_error"], r.latency_ms, r.num_params) for r in done]
+        assert [tuple(v) for v in results.values] == [
+            (r.metrics["latent_error"], r.latency_ms, r.num_params) for r in done
+        ]
         (group,) = results.groups()
         assert group.num == results.num - len(done)
         scale = ObjectiveScale.of(results.values)
         assert results.history(None)[-1] == pytest.approx(scale.hypervolume(results.values))
     assert not results.refresh()
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_real_sweep(tmp_path: Path) -> None:
+    """Two workers of Ray, whose files name what Optuna has under evaluation, and which go with the sweep."""
+    script = Path(__file__).parent.parent / "search" / "tiny.py"
+    run = tmp_path / "run"
+    driver = subprocess.Popen([sys.executable, str(script), str(run), "16", "0.7"])
+    most: set[str] = set()
+    tail = StudyTail(run / "study.log")
+    while driver.poll() is None:
+        states = [state for state in read_workers(run / "store") if state.doing == "evaluating"]
+        tail.refresh()
+        for state in states:
+            trial = tail.named(state.trial)
+            assert trial is not None and trial.attrs["candidate"] == state.candidate
+        most = max(most, {state.worker for state in states}, key=len)
+        time.sleep(0.05)
+    assert driver.returncode == 0 and len(most) == 2
+    assert most >= {record.worker for record in CandidateStore(run / "store").records()[-4:]}
+    assert not (run / "store" / "workers").exists()
