@@ -126,7 +126,7 @@ def _proposals(status: RunStatus) -> RenderableType:
     from nas.live.sections import gain
 
     table = _table()
-    busy = {worker.candidate for worker in status.workers}
+    busy = {worker.candidate for worker in status.workers} if status.state == "running" else None
     # Samplers other than ehvi give no reasons.
     reasons = any(each.why != "unsaid" for each in status.proposals)
     for name in ("candidate", *(("why", "gain", "predicted error") if reasons else ()), "measured"):
@@ -162,10 +162,10 @@ def interval(predicted: tuple[float, float, float] | None) -> str:
     return "" if predicted is None else f"{predicted[1]:.3g} ({predicted[0]:.3g} to {predicted[2]:.3g})"
 
 
-def outcome(each: Proposed, busy: Collection[str | None]) -> str:
+def outcome(each: Proposed, busy: Collection[str | None] | None) -> str:
     """What was measured, or why nothing was."""
     if each.state == "open":
-        return "under evaluation" if each.candidate in busy else "waits"
+        return "interrupted" if busy is None else "under evaluation" if each.candidate in busy else "waits"
     return "failed" if each.measured is None else f"{each.measured:.3g}"
 
 

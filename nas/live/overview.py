@@ -52,7 +52,7 @@ class RunList:
             fronts: dict[str, list[tuple[float, float]]] = {}
             for name, path in self.paths().items():
                 try:
-                    live = self._live.setdefault(name, LiveRun(path)) if name not in self._live else self._live[name]
+                    live = self._live.get(name) or self._live.setdefault(name, LiveRun(path))
                     status = live.status()
                 except UserError as error:
                     rows.append([_link(name), "damaged", page.text(error), "", "", "", ""])

@@ -109,7 +109,7 @@ def proposals(status: RunStatus) -> str:
     """What is tried and was tried last, and why."""
     if not status.proposals:
         return '<p class="lead">Nothing has been proposed yet.</p>'
-    busy = {worker.candidate for worker in status.workers}
+    busy = {worker.candidate for worker in status.workers} if status.state == "running" else None
     if all(each.why == "unsaid" for each in status.proposals):
         rows = [[f"<code>{page.text(each.candidate)}</code>", _measured(each, busy)] for each in status.proposals]
         note = f"The sampler {status.sampler} gives no reasons; ehvi does."
@@ -119,7 +119,7 @@ def proposals(status: RunStatus) -> str:
     return page.table(names, rows, [False, False, True, True, True], cards=True)
 
 
-def _proposal(each: Proposed, busy: Collection[str | None]) -> list[str]:
+def _proposal(each: Proposed, busy: Collection[str | None] | None) -> list[str]:
     return [
         f"<code>{page.text(each.candidate)}</code>",
         _WHY[each.why],
@@ -129,9 +129,9 @@ def _proposal(each: Proposed, busy: Collection[str | None]) -> list[str]:
     ]
 
 
-def _measured(each: Proposed, busy: Collection[str | None]) -> str:
+def _measured(each: Proposed, busy: Collection[str | None] | None) -> str:
     if each.state == "open":
-        return "under evaluation" if each.candidate in busy else "waits"
+        return "interrupted" if busy is None else "under evaluation" if each.candidate in busy else "waits"
     if each.measured is None:
         return f"<span>failed<small>{page.text(each.reason or '')}</small></span>"
     mark = ""

@@ -99,6 +99,7 @@ def test_what_stopped_it_and_how_to_go_on(grown: MadeUpRun) -> None:
     assert status.phase is not None and status.phase.name == "search" and status.phase.remaining_s is None
     text, _ = nanosd("status", grown.directory.path)
     words = " ".join(text.split())
+    assert "interrupted" in words and "waits" not in words
     assert "stopped the disk is full" in words and "9 of 12 done, 2 failed" in words and "distill 4 s" in words
 
 
