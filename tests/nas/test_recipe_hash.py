@@ -21,12 +21,18 @@ from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
 #: Sections and fields that no version with these hashes had.
-ADDED_SINCE = ("reuse",)
+ADDED_SINCE = frozenset(
+    ["reuse", *(f"search.{key}" for key in ("cpus_per_trial", "gpus_per_trial", "trial_timeout_s", "worker_memory_gb"))]
+)
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the versions that hashed all of it wrote it."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
+    tree = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
+    for section, fields in tree.items():
+        if isinstance(fields, dict):
+            tree[section] = {k: v for k, v in fields.items() if f"{section}.{k}" not in ADDED_SINCE}
+    return tree
 
 
 def full_dump_hash(tree: dict[str, Any]) -> str:
