@@ -8,6 +8,7 @@ way already; one in half precision is converted, and conversion makes copies.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 from dataclasses import replace
@@ -47,6 +48,8 @@ def share_weights(module: Any, path: Path) -> bool:
     if {n: (t.shape, t.dtype) for n, t in mapped.items()} != {n: (t.shape, t.dtype) for n, t in own.items()}:
         return False
     module.load_state_dict(mapped, assign=True)
+    del own
+    _give_back_memory()
     return True
 
 
@@ -60,6 +63,12 @@ def share_unet(teacher: Teacher, folder: Path) -> Teacher:
     if not _all_float32(teacher.folder / "unet"):
         share_weights(teacher.unet, folder / f"{teacher.key}-unet.safetensors")
     return replace(teacher, vae=None, text_encoder=None)
+
+
+def _give_back_memory() -> None:
+    """Return what was freed to the operating system; glibc keeps most of it otherwise."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _all_float32(folder: Path) -> bool:

@@ -123,6 +123,7 @@ def _distributions_remembered() -> Iterator[None]:
     # Four fifths of the time that a trial takes; where another version of Optuna has other names, it takes that time.
     from optuna.storages.journal import _storage
 
+    remember: dict[str, Callable[[Callable[[Any], Any]], Callable[[Any], Any]]]
     remember = {"distribution_to_json": _by_identity, "json_to_distribution": functools.lru_cache(maxsize=None)}
     before = {name: getattr(_storage, name) for name in remember if hasattr(_storage, name)}
     for name, function in before.items():
