@@ -79,12 +79,11 @@ class Evaluator(tune.Trainable):
         planned = CandidateRecord.model_validate_json(self._config["record"])
         try:
             self._presence.evaluating(planned)
-            with self._watch.over(planned.trial):
+            with self._watch.over(planned.trial):  # storing, too: a disk can hang
                 record = self._run(planned)
+                self._store.append(record)
         except OSError as error:
             return {"done": True, "fatal": f"an evaluation had no room to write: {_one_line(error)}; free space"}
-        try:
-            self._store.append(record)
         except UserError as error:
             return {"done": True, "fatal": str(error)}
         self._control.wait_for_others()
