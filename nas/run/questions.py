@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from latency_predictors.profile import DeviceProfile
+    from nas.search.store import CandidateStore
 
 
 def status(run_dir: Path | str) -> dict[str, Any]:
@@ -47,7 +48,28 @@ def status(run_dir: Path | str) -> dict[str, Any]:
         **({"candidates_reused": reused} if reused else {}),
         "failures": failed,
         "front_size": int(front(values).sum()),
+        **_prior_facts(store),
         "report": str(directory.report) if directory.report.is_file() else None,
+    }
+
+
+def _prior_facts(store: CandidateStore) -> dict[str, Any]:
+    """Measured latent error over the sum of single-swap errors; nothing before there are two candidates."""
+    from nas.fidelity.swap import additivity
+
+    rows, _ = store.objectives()
+    table = store.table(rows, ["prior", "latent_error"])
+    if len(rows) < 2 or not {"prior", "latent_error"} <= set(table.column_names):
+        return {}
+    prior, measured = (table[name].to_numpy(zero_copy_only=False) for name in ("prior", "latent_error"))
+    try:
+        found = additivity(prior, measured)
+    except ValueError:  # no finite sum among them
+        return {}
+    return {
+        "prior_ratio_quartiles": [found.ratio_quartile1, found.ratio_median, found.ratio_quartile3],
+        "prior_log_correlation": found.log_correlation,
+        "prior_kendall": found.kendall,
     }
 
 
