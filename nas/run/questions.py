@@ -57,13 +57,12 @@ def _prior_facts(store: CandidateStore) -> dict[str, Any]:
     """Measured latent error over the sum of single-swap errors; nothing before there are two candidates."""
     from nas.fidelity.swap import additivity
 
-    rows, _ = store.objectives()
-    table = store.table(rows, ["prior", "latent_error"])
-    if len(rows) < 2 or not {"prior", "latent_error"} <= set(table.column_names):
+    rows, values = store.objectives()
+    table = store.table(rows, ["prior"])
+    if len(rows) < 2 or "prior" not in table.column_names:
         return {}
-    prior, measured = (table[name].to_numpy(zero_copy_only=False) for name in ("prior", "latent_error"))
     try:
-        found = additivity(prior, measured)
+        found = additivity(table["prior"].to_numpy(zero_copy_only=False), values[:, 0])
     except ValueError:  # no finite sum among them
         return {}
     return {

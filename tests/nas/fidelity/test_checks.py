@@ -13,6 +13,9 @@ from nas.fidelity.checks import Checker, noise_curve
 from nas.fidelity.manifold import embedding_cosine, interpolation_smoothness, slerp
 from nas.fidelity.paired import Fidelity, PairedEvaluator
 from nas.fidelity.settings import FidelitySettings
+from nas.run.questions import _prior_facts
+from nas.search.record import CandidateRecord
+from nas.search.store import CandidateStore
 
 SETTINGS = FidelitySettings(num_samples=16, num_noise_samples=16, ddim_steps=2, pool_grid=1, guidance=1.0)
 
@@ -91,6 +94,28 @@ def test_the_evaluator_s_key_is_that_of_earlier_versions_until_features_are_chos
     other = PairedEvaluator(toy, data, small.model_copy(update={"features": "unet-encoder"}), cache=path)
     assert path.stat().st_mtime_ns == stamp and other.key == f"{first.key}-unet-encoder-50"
     assert other.evaluate(damaged(toy.unet, 0.1)).features == "unet-encoder"
+
+
+def test_status_says_how_well_the_sum_of_swaps_held(tmp_path):
+    store = CandidateStore(tmp_path)
+    assert _prior_facts(store) == {}
+    for number, (prior, error) in enumerate([(0.1, 0.2), (0.2, 0.4), (0.4, 0.8)]):
+        store.append(
+            CandidateRecord(
+                candidate=f"c{number}",
+                options={},
+                vector=(number,),
+                outcome="done",
+                latency_ms=1.0,
+                num_params=1,
+                prior=prior,
+                metrics={"latent_error": error},
+                trial=str(number),
+            )
+        )
+    found = _prior_facts(store)
+    assert found["prior_ratio_quartiles"] == pytest.approx([2.0, 2.0, 2.0])
+    assert found["prior_log_correlation"] == pytest.approx(1.0) and found["prior_kendall"] == pytest.approx(1.0)
 
 
 def test_the_noise_curve_averages_to_the_noise_error():
