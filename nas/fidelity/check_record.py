@@ -37,6 +37,7 @@ class Checks(BaseModel):
         noise_curve: noise error by timestep.
         images: the student's images against the teacher's.
         unrelated: the teacher's against its own from other noise.
+        unrelated_latent_error: latent error of the teacher against itself from other noise.
         kernel_distance, kernel_interval: KID over taFID's features, without bias at this number of samples.
         tafid_infinity: taFID extrapolated to infinitely many samples; None where there are fewer than 2 a dimension.
         path_length_ratio, largest_jump_ratio: interpolation between noises, the teacher is 1.
@@ -54,6 +55,7 @@ class Checks(BaseModel):
     kernel_distance: float
     kernel_interval: Interval
     tafid_infinity: float | None
+    unrelated_latent_error: float | None = None
     path_length_ratio: float
     largest_jump_ratio: float
     evaluation_seconds: float

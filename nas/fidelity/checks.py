@@ -43,6 +43,8 @@ class Checker:
         self._images = teacher.decode_latents(inputs.latents[: self._num_images])
         self._embedded = self._embedding.of_images(self._images)
         self._unrelated = self._likeness(evaluator.other_latents[: self._num_images])
+        apart = (evaluator.other_latents.double() - inputs.latents.double()).square().mean()
+        self._unrelated_error = float(apart) / max(evaluator.latent_variance, 1e-12)
         self._path_noise = inputs.noise[: 2 * min(NUM_PATHS, len(inputs.noise) // 2)]
         self._teacher_paths = self._paths(teacher.unet)
 
@@ -70,6 +72,7 @@ class Checker:
             kernel_distance=kernel.value,
             kernel_interval=kernel.interval,
             tafid_infinity=limit.value if limit is not None else None,
+            unrelated_latent_error=self._unrelated_error,
             path_length_ratio=smooth.path_length_ratio,
             largest_jump_ratio=smooth.largest_jump_ratio,
             evaluation_seconds=fidelity.seconds,

@@ -45,8 +45,8 @@ def fidelity(run: RunData) -> str:
         )
     first = rows[0][1]
     lead = (
-        "What each finished model makes of the teacher's own noise and prompts, and what each figure means. The last "
-        "column is the teacher against itself from other noise: where a model with nothing to do with it would stand."
+        "What each finished model makes of the teacher's own noise and prompts, and what each figure means. "
+        "Unrelated is the teacher against itself from other noise with the same prompts."
     )
     head = ("figure", *(page.text(row.name) for row, _ in rows), "unrelated", "what it means")
     numeric = [False, *[True] * (len(rows) + 1), False]
@@ -83,7 +83,7 @@ def _lines(rows: list[tuple[ClosingRow, Checks]]) -> list[list[str]]:
         line(
             "latent error",
             scored("latent_error"),
-            "2",
+            error(rows[0][1].unrelated_latent_error),
             "Share of the teacher's variance by which final latents differ.",
         ),
         line("noise error", scored("noise_error"), NONE, "The same of one noise prediction, at all timesteps."),
