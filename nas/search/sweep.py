@@ -103,9 +103,11 @@ def _sweep(
     records = store.latest()
     _check_recipe(records, settings, store.path)
     pool = Pool(space, objectives, settings)
+    from nas.search.presence import clear_workers
     from nas.search.ray_session import clear_leftovers
 
     clear_leftovers(store.folder)  # before the store is read for good: a leftover worker may still write
+    clear_workers(store.folder)
     records = store.latest()
     for record in records:
         if record.outcome != "failed" or not settings.retry_failed:
@@ -122,7 +124,10 @@ def _sweep(
         sampler.queue.extend(_warm_points(searcher, prior))
     searcher.report()
     if searcher.counts()["done"] < settings.num_candidates and not pool.exhausted:
-        _drive(searcher, evaluate_factory, address)
+        try:
+            _drive(searcher, evaluate_factory, address)
+        finally:
+            clear_workers(store.folder)
     problem = searcher.callback_error or searcher.stop_reason
     if problem is not None:
         raise problem

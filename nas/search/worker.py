@@ -19,6 +19,7 @@ import numpy as np
 from ray import tune
 
 from nas.search.control import Control, Watch
+from nas.search.presence import Presence
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -59,6 +60,7 @@ class Evaluator(tune.Trainable):
         self._store = CandidateStore(job.store)
         self._evaluate: Evaluate | None = None
         self._control, self._watch = Control(job.control), Watch(job.control)
+        self._presence = Presence(job.store)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial's candidate."""
@@ -70,11 +72,13 @@ class Evaluator(tune.Trainable):
         self._control.show_alive()
         try:
             if self._evaluate is None:
+                self._presence.starting()
                 self._evaluate = self._make_evaluator()
         except Exception as error:
             return {"done": True, "fatal": f"the evaluator cannot be made: {_one_line(error)}"}
         planned = CandidateRecord.model_validate_json(self._config["record"])
         try:
+            self._presence.evaluating(planned)
             with self._watch.over(planned.trial):
                 record = self._run(planned)
         except OSError as error:

@@ -13,7 +13,7 @@ from nas.fidelity.checks import Checker, noise_curve
 from nas.fidelity.manifold import embedding_cosine, interpolation_smoothness, slerp
 from nas.fidelity.paired import Fidelity, PairedEvaluator
 from nas.fidelity.settings import FidelitySettings
-from nas.run.questions import _prior_facts
+from nas.run.prior_facts import prior_facts
 from nas.search.record import CandidateRecord
 from nas.search.store import CandidateStore
 
@@ -98,7 +98,7 @@ def test_the_evaluator_s_key_is_that_of_earlier_versions_until_features_are_chos
 
 def test_status_says_how_well_the_sum_of_swaps_held(tmp_path):
     store = CandidateStore(tmp_path)
-    assert _prior_facts(store) == {}
+    assert prior_facts(store) is None
     for number, (prior, error) in enumerate([(0.1, 0.2), (0.2, 0.4), (0.4, 0.8)]):
         store.append(
             CandidateRecord(
@@ -113,9 +113,9 @@ def test_status_says_how_well_the_sum_of_swaps_held(tmp_path):
                 trial=str(number),
             )
         )
-    found = _prior_facts(store)
-    assert found["prior_ratio_quartiles"] == pytest.approx([2.0, 2.0, 2.0])
-    assert found["prior_log_correlation"] == pytest.approx(1.0) and found["prior_kendall"] == pytest.approx(1.0)
+    found = prior_facts(store)
+    assert found is not None and found.num_candidates == 3 and found.ratio_median == pytest.approx(2.0)
+    assert found.log_correlation == pytest.approx(1.0) and found.kendall == pytest.approx(1.0)
 
 
 def test_the_noise_curve_averages_to_the_noise_error():
