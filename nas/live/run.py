@@ -133,7 +133,7 @@ class LiveRun:
             calibration=_calibration(trials),
             report=str(directory.report) if directory.report.is_file() else None,
             notes=self._notes(),
-            prior=prior_facts(results.store),
+            prior=None if (prior := prior_facts(results.store)) is None else prior._asdict(),
         )
 
     def _notes(self) -> tuple[str, ...]:

@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from nas.fidelity.swap import Additivity
-
 State = Literal["running", "finished", "stopped", "killed"]
 
 
@@ -128,5 +126,5 @@ class RunStatus(_Frozen):
     report: str | None
     notes: tuple[str, ...]
     """What could not be read, and what that means."""
-    prior: Additivity | None = None
+    prior: dict[str, float | None] | None = None
     """How the sum of single-swap errors held; None before a candidate has both."""
