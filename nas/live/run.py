@@ -16,6 +16,7 @@ from nas.live.results import Bounds, Results
 from nas.live.status import Calibration, Driver, Failure, Proposed, RunStatus, State, Step, Worker
 from nas.live.study_tail import StudyTail, Trial
 from nas.run.directory import RunDirectory
+from nas.run.prior_facts import prior_facts
 from nas.run.progress_file import RunProgress, read_progress, seconds_since
 from nas.search.presence import WorkerState, read_workers
 
@@ -132,6 +133,7 @@ class LiveRun:
             calibration=_calibration(trials),
             report=str(directory.report) if directory.report.is_file() else None,
             notes=self._notes(),
+            prior=None if (prior := prior_facts(results.store)) is None else prior._asdict(),
         )
 
     def _notes(self) -> tuple[str, ...]:

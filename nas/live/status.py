@@ -126,3 +126,5 @@ class RunStatus(_Frozen):
     report: str | None
     notes: tuple[str, ...]
     """What could not be read, and what that means."""
+    prior: dict[str, float | None] | None = None
+    """How the sum of single-swap errors held; None before a candidate has both."""

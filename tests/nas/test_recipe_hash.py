@@ -21,17 +21,22 @@ from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
 #: Sections and fields that no version with these hashes had.
-ADDED_SINCE = frozenset(
-    ["reuse", *(f"search.{key}" for key in ("cpus_per_trial", "gpus_per_trial", "trial_timeout_s", "worker_memory_gb"))]
+ADDED_SINCE = (
+    "reuse",
+    "fidelity.features",
+    "search.cpus_per_trial",
+    "search.gpus_per_trial",
+    "search.trial_timeout_s",
+    "search.worker_memory_gb",
 )
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the versions that hashed all of it wrote it."""
     tree = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
-    for section, fields in tree.items():
-        if isinstance(fields, dict):
-            tree[section] = {k: v for k, v in fields.items() if f"{section}.{k}" not in ADDED_SINCE}
+    for key in ADDED_SINCE:
+        section, _, name = key.partition(".")
+        tree.get(section, {}).pop(name, None)
     return tree
 
 
