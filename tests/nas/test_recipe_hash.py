@@ -194,11 +194,12 @@ def test_status_and_sweep_of_an_earlier_version(tmp_path: Path, capsys: pytest.C
         trial="x",
         recipe_hash=directory.first_hash() or "",
     )
-    CandidateStore(directory.store).append(record)
+    store = CandidateStore(directory.store)
+    store.append(record)
     assert run_app(app, ["status", str(directory.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["candidates_done"] == 1
     from nas.search.settings import SweepSettings
     from nas.search.sweep import _check_recipe
 
     settings = SweepSettings(seed=0, recipe_hash=RunContext.open(directory.path).recipe_hash, num_candidates=2)
-    _check_recipe([record], settings, directory.path)
+    _check_recipe(store, settings)
