@@ -3,7 +3,8 @@
 One row a candidate in the order of `SearchSpace.enumerate()`. Columns: `arch` (an option number a stage, E1 to D1
 without `deep`), the option of every stage, `latency_ms`, `num_params`, `num_macs`, `noise_error`, `latent_error`,
 `latent_error_se` (its standard error over the samples), `single_swap_sum` (of :func:`single_swap_prior`), and
-`distilled_latent_error` and `distilled_noise_error` (of the candidates that were distilled briefly, else missing). The file's metadata say what it was made with: :func:`facts`.
+`distilled_latent_error` and `distilled_noise_error` (of the candidates that were distilled briefly, else missing).
+The file's metadata say what it was made with: :func:`facts`.
 """
 
 from __future__ import annotations

@@ -110,7 +110,10 @@ def test_a_method_without_its_library_is_null(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--methods", "cma"], f"--methods cma: no such method; legal are {', '.join((*METHODS, WITH_PRIOR, *UNSEEN))}"),
+        (
+            ["--methods", "cma"],
+            f"--methods cma: no such method; legal are {', '.join((*METHODS, WITH_PRIOR, *UNSEEN))}",
+        ),
         (["--seeds", "0"], "--seeds 0: legal is 1 or more"),
         (["--minimize", "params"], "two or more columns"),
         (["--error-from", "none"], "no column 'none'"),

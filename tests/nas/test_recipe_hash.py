@@ -203,3 +203,12 @@ def test_status_and_sweep_of_an_earlier_version(tmp_path: Path, capsys: pytest.C
 
     settings = SweepSettings(seed=0, recipe_hash=RunContext.open(directory.path).recipe_hash, num_candidates=2)
     _check_recipe(store, settings)
+
+
+def test_a_run_keeps_its_sampler_though_the_default_is_another(tmp_path: Path) -> None:
+    directory = old_run(tmp_path / "run", "search.sampler=tpe")
+    first = directory.first_hash()
+    assert load_recipe(None, ()).search.sampler != "tpe"
+    assert directory.recipe().search.sampler == "tpe" and RunContext.open(directory.path).recipe_hash == first
+    with pytest.raises(UserError, match=r'\(search\.sampler: "tpe" -> "ehvi"\).*nanosd resume'):
+        directory.create(load_recipe(None, ()))
