@@ -81,6 +81,34 @@ class Distill(Section):
         ge=1,
         description="blocks in memory at once, 16 bytes a parameter each; null: all. It changes cost, not results",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of forward and backward passes; weights, moments and losses are float32 in each"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights that is kept in their place; null: none"
+    )
+    plateau_steps: int | None = Field(
+        None,
+        ge=1,
+        description="a block ends early when its loss over so many steps is not 1 % below that of as many before; "
+        "null: never",
+    )
+    min_gain: float = Field(
+        0.5, ge=0, le=1, description="options whose loss on held-out batches falls by less than this share are named"
+    )
+    device: str = Field(
+        "cpu", min_length=1, description="where blocks train: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one"
+    )
+    channels_last: bool = Field(False, description="convolutions' weights in that layout; results differ by rounding")
+    compile: bool = Field(False, description="blocks through torch.compile; results differ by rounding")
+    checkpointing: bool = Field(
+        False, description="activations inside a block are computed again for its gradient: less memory, more time"
+    )
+    workers: int = Field(
+        1, ge=1, le=10_000, description="processes that share the blocks out, each with a teacher pass of its own"
+    )
+    cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="processors of each, with more than one")
+    gpus_per_worker: float = Field(0.0, ge=0, le=1024, description="GPUs of each, with more than one")
 
 
 class Fidelity(Section):

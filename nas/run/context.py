@@ -200,7 +200,8 @@ class RunContext:
     def distill_settings(self) -> DistillSettings:
         from nas.distill.settings import DistillSettings
 
-        return DistillSettings(seed=self.recipe.seed, **self.recipe.distill.model_dump())
+        not_of_a_block = {"min_gain", "workers", "cpus_per_worker", "gpus_per_worker"}
+        return DistillSettings(seed=self.recipe.seed, **self.recipe.distill.model_dump(exclude=not_of_a_block))
 
     @property
     def align_settings(self) -> AlignSettings:
