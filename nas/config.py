@@ -25,24 +25,38 @@ class Section(BaseModel):
 class Data(Section):
     """Which images the blocks are distilled on."""
 
-    source: Literal["photos", "folder"] = Field(
+    source: Literal["photos", "folder", "shards", "teacher"] = Field(
         "photos",
         description="`photos`: crops of the photographs inside the scikit-image and scikit-learn wheels; "
-        "`folder`: your own images",
+        "`folder`: your own images; `shards`: webdataset tars; `teacher`: no images, latents that the teacher samples",
     )
     folder: str | None = Field(
         None, description="with `source: folder`: the folder of images, each with a caption in a .txt of the same name"
     )
+    shards: str | None = Field(
+        None, description="with `source: shards`: a folder of .tar files, a pattern, or `data/{000..127}.tar`"
+    )
+    prompts: str | None = Field(
+        None, description="with `source: teacher`: a text file, one prompt a line; null: the empty prompt"
+    )
+    ddim_steps: int = Field(20, ge=1, le=1000, description="with `source: teacher`: DDIM steps a sample")
+    guidance: float = Field(2.0, ge=1, le=50, description="with `source: teacher`: guidance scale, where it has prompts")
     num_images: int = Field(512, ge=1, le=1_000_000, description="how many images (crops) are encoded to latents")
 
     @model_validator(mode="after")
-    def _folder_goes_with_source(self) -> "Data":
-        if self.source == "folder" and not self.folder:
-            raise ValueError("data.folder: null with data.source: folder; give the folder of images")
-        if self.source == "photos" and self.folder:
-            raise ValueError(
-                f"data.folder: {self.folder!r} is not used with data.source: photos; set data.source: folder"
-            )
+    def _places_go_with_source(self) -> "Data":
+        for source, key, what, needed in (
+            ("folder", "folder", "the folder of images", True),
+            ("shards", "shards", "the .tar files", True),
+            ("teacher", "prompts", "a file of prompts", False),
+        ):
+            value = getattr(self, key)
+            if needed and self.source == source and not value:
+                raise ValueError(f"data.{key}: null with data.source: {source}; give {what}")
+            if value and self.source != source:
+                raise ValueError(
+                    f"data.{key}: {value!r} is not used with data.source: {self.source}; set data.source: {source}"
+                )
         return self
 
 

@@ -97,7 +97,7 @@ class RunContext:
         """Latents and captions that blocks are distilled on; encoded once per run."""
         from nas.run.dataset import cached_latents
 
-        return cached_latents(self.teacher, self.recipe, self.directory.work / "latents.safetensors")
+        return cached_latents(self.teacher, self.recipe, self.directory.work)
 
     @cached_property
     def bank(self) -> BlockBank:

@@ -57,10 +57,20 @@ def load(run: RunContext, progress: Progress) -> None:
 
 def prepare(run: RunContext, progress: Progress) -> None:
     """Encode the training images, or read back what was encoded before."""
+    from nas.run.dataset import cached_latents
+
     with progress.phase("prepare", run.recipe.data.num_images) as phase:
+        seen = 0
+
+        def report(done: int) -> None:
+            nonlocal seen
+            phase.advance(done - seen)
+            seen = done
+
+        # What is on disk counts as done at once; the run's own data set reads it.
+        cached_latents(run.teacher, run.recipe, run.directory.work, report)
         dataset = run.dataset
-        unreadable = {"unreadable files": len(dataset.skipped)} if dataset.skipped else {}
-        phase.skip(len(dataset), **unreadable)
+        phase.advance(0, **({"unreadable files": len(dataset.skipped)} if dataset.skipped else {}))
 
 
 def calibrate(run: RunContext, progress: Progress) -> None:
