@@ -66,7 +66,12 @@ def prepare(module: nn.Module, settings: DistillSettings, device: torch.device) 
         for layer in _layers(module):
             # On the instance: the block's structure and the names of its weights stay as they are.
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    return torch.compile(module) if settings.compile else module
+    if not settings.compile:
+        return module
+    # Every block is a recompilation of the same few `forward`s; beyond the limit (8) they would quietly not be compiled.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1024)
+    # Static shapes: with the second block's, inductor would try symbolic ones, and fails at that (torch 2.13).
+    return torch.compile(module, dynamic=False)
 
 
 def inputs_for(inputs: list[Tensor], settings: DistillSettings, device: torch.device) -> list[Tensor]:
