@@ -69,7 +69,7 @@ def stream_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Ma
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name].detach().cpu().contiguous()
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
     return path

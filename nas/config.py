@@ -40,7 +40,9 @@ class Data(Section):
         None, description="with `source: teacher`: a text file, one prompt a line; null: the empty prompt"
     )
     ddim_steps: int = Field(20, ge=1, le=1000, description="with `source: teacher`: DDIM steps a sample")
-    guidance: float = Field(2.0, ge=1, le=50, description="with `source: teacher`: guidance scale, where it has prompts")
+    guidance: float = Field(
+        2.0, ge=1, le=50, description="with `source: teacher`: guidance scale, where it has prompts"
+    )
     num_images: int = Field(512, ge=1, le=1_000_000, description="how many images (crops) are encoded to latents")
 
     @model_validator(mode="after")

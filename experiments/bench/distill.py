@@ -10,8 +10,8 @@ files are in neither; the losses of every block at every step are compared. Memo
 (VmHWM) of a process of its own, once as it is and once above what was resident before the training: teacher,
 data and libraries loaded, one teacher pass made. Exit code 0: every bar is met; 1: one is missed, and named.
 
-With `--throughput`: seconds a step, images a second, peak memory (the CUDA allocator's where there is a GPU) and share of
-the chip's peak at each batch size; multiplications are counted as teacher forward + 3 x every block's forward.
+With `--throughput`: seconds a step, images a second, peak memory (the CUDA allocator's where there is a GPU) and share
+of the chip's peak at each batch size; multiplications are counted as teacher forward + 3 x every block's forward.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ class Subject:
         passes = [self.starts[i : i + settings.steps] for i in range(0, len(self.starts), settings.steps)]
         seconds = 0.0
         for starts in passes:
-            steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+            steps = [b - a for a, b in pairwise(starts)]
             steps = steps[1:] if len(steps) > 2 else steps
             seconds += sum(steps) / len(steps)
         return seconds, results

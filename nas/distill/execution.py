@@ -68,7 +68,7 @@ def prepare(module: nn.Module, settings: DistillSettings, device: torch.device) 
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     if not settings.compile:
         return module
-    # Every block is a recompilation of the same few `forward`s; beyond the limit (8) they would quietly not be compiled.
+    # Every block is a recompilation of the same few `forward`s; beyond the limit (8) they would not be compiled.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1024)
     # Static shapes: with the second block's, inductor would try symbolic ones, and fails at that (torch 2.13).
     return torch.compile(module, dynamic=False)

@@ -212,7 +212,24 @@ def blocks(run: RunData) -> str:
     )
     body = page.figure(plots.distill_losses(run), "blocks") if losses else page.missing(reason)
     stopped = "".join(page.missing(f"{b.stage} {b.option} stopped: {b.reason}") for b in run.blocks if b.reason)
-    return page.section("blocks", "How well each block learned its teacher", lead, body, stopped)
+    return page.section("blocks", "How well each block learned its teacher", lead, body, _little_gain(run), stopped)
+
+
+def _little_gain(run: RunData) -> str:
+    """Which options gained too little by training to be worth keeping."""
+    min_gain = float(((run.config or {}).get("distill") or {}).get("min_gain", 0.5))
+    measured = [block for block in run.blocks if block.gain is not None]
+    little = [block for block in measured if block.gain is not None and block.gain < min_gain]
+    if not measured:
+        return ""
+    if not little:
+        return page.notes([f"On held-out batches the loss of every block fell by {min_gain:.0%} or more."])
+    names = ", ".join(f"{block.stage} {block.option} ({block.gain:.0%})" for block in little)
+    sentence = (
+        f"Not worth keeping: {names}. On held-out batches their loss fell by less than {min_gain:.0%} "
+        "(distill.min_gain); leave them out of the search space, or train longer."
+    )
+    return page.notes([sentence])
 
 
 def phases(run: RunData) -> str:

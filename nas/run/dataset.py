@@ -38,9 +38,7 @@ def cached_latents(
     old = _of_one_file(work / "latents.safetensors", key)
     if old is not None:
         return old
-    return cached(
-        work / "latents", key, lambda: _source(teacher, recipe), teacher, recipe.data.num_images, on_progress
-    )
+    return cached(work / "latents", key, lambda: _source(teacher, recipe), teacher, recipe.data.num_images, on_progress)
 
 
 def is_cached(teacher: Teacher, recipe: Recipe, work: Path) -> bool:

@@ -192,9 +192,7 @@ def distill(
     with progress.phase("distill", settings.steps) as phase:
         if copied := reuse_blocks(run):
             phase.advance(0, **{"blocks reused": copied})
-        results, missing = missing_blocks(
-            run.teacher, wanted, run.space, settings, run.bank, run.dataset.key
-        )
+        results, missing = missing_blocks(run.teacher, wanted, run.space, settings, run.bank, run.dataset.key)
         if missing and run.recipe.distill.workers > 1:
             results |= distill_in_workers(run, wanted, address, step_counter(phase))
         elif missing:
@@ -218,7 +216,7 @@ def distill(
         others, rest = missing_blocks(run.teacher, rest, run.space, settings, run.bank, run.dataset.key)
         whole, absent = results | others, bool(rest)
     if not absent:
-        # The losses of this run's training are worth more than "found in the bank" of a resumed one: the bank keeps them.
+        # Blocks found in the bank have the losses of their training, which the bank keeps.
         save_results(run.directory.blocks, {block: whole[block] for block in every})
     return results
 

@@ -1,4 +1,4 @@
-"""Options of how blocks are computed give what they give without, within the tolerance that docs/distilling.md states."""
+"""Options of how blocks are computed give the same within the tolerance that docs/distilling.md states."""
 
 from __future__ import annotations
 
@@ -62,10 +62,12 @@ def plain(tmp_path_factory, teacher, space, data):
     ],
 )
 def test_an_option_gives_the_same_within_its_tolerance(tmp_path, teacher, space, batches, plain, changes, tolerance):
-    results, blocks = run(teacher, space, batches, tmp_path, **changes)
-    assert [r.status for r in results.values()] == ["trained"] * len(BLOCKS)
+    # Compiling takes half a minute a block.
+    chosen = BLOCKS[:1] if "compile" in changes else BLOCKS
+    results, blocks = run(teacher, space, batches, tmp_path, chosen, **changes)
+    assert {r.status for r in results.values()} == {"trained"}
     ways, others = moved(teacher, plain[1]), moved(teacher, blocks)
-    for block in BLOCKS:
+    for block in chosen:
         assert float((ways[block] - others[block]).norm() / ways[block].norm()) <= tolerance, block
         assert results[block].end_loss == pytest.approx(plain[0][block].end_loss, rel=max(tolerance / 10, 1e-12))
 
@@ -158,10 +160,11 @@ def test_a_block_on_a_plateau_ends_early_and_alone(tmp_path, teacher, space, bat
     results, _ = run(teacher, space, batches, tmp_path, plateau_steps=1)
     assert {r.num_steps for r in results.values()} == {2} and batches.steps == [0, 1]
     assert all(r.status == "trained" and r.end_loss < r.start_loss for r in results.values())
-    keys = {BlockBank.key("E1", "R", "t", "d", s.recipe()) for s in (
-        SETTINGS, SETTINGS.model_copy(update={"plateau_steps": 1}), SETTINGS.model_copy(update={"precision": "bfloat16"}),
-        SETTINGS.model_copy(update={"compile": True, "device": "auto"}))}  # fmt: skip
-    assert len(keys) == 3  # what is learned makes a key, how it is computed does not
+    # What is learned makes a key, how it is computed does not.
+    changed = ({}, {"plateau_steps": 1}, {"precision": "bfloat16"}, {"compile": True, "device": "auto"})
+    recipes = [SETTINGS.model_copy(update=update).recipe() for update in changed]
+    assert len({BlockBank.key("E1", "R", "t", "d", recipe) for recipe in recipes}) == 3
+    assert recipes[3] == recipes[0]
 
 
 def test_loss_scale_halves_and_recovers():
