@@ -2,7 +2,7 @@
 
 from nas.run.loop import RunResult, distill, resume, search
 from nas.run.plan import distill_plan, plan
-from nas.run.questions import calibrate, export, pareto, pick, status
+from nas.run.questions import calibrate, export, pareto, pick
 
 __all__ = [
     "RunResult",
@@ -15,5 +15,4 @@ __all__ = [
     "plan",
     "resume",
     "search",
-    "status",
 ]

@@ -19,6 +19,7 @@ import numpy as np
 from ray import tune
 
 from nas.search.control import Control, Watch
+from nas.search.presence import Presence
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
@@ -59,6 +60,7 @@ class Evaluator(tune.Trainable):
         self._store = CandidateStore(job.store)
         self._evaluate: Evaluate | None = None
         self._control, self._watch = Control(job.control), Watch(job.control)
+        self._presence = Presence(job.store)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial's candidate."""
@@ -70,17 +72,18 @@ class Evaluator(tune.Trainable):
         self._control.show_alive()
         try:
             if self._evaluate is None:
+                self._presence.starting()
                 self._evaluate = self._make_evaluator()
         except Exception as error:
             return {"done": True, "fatal": f"the evaluator cannot be made: {_one_line(error)}"}
         planned = CandidateRecord.model_validate_json(self._config["record"])
         try:
-            with self._watch.over(planned.trial):
+            self._presence.evaluating(planned)
+            with self._watch.over(planned.trial):  # storing, too: a disk can hang
                 record = self._run(planned)
+                self._store.append(record)
         except OSError as error:
             return {"done": True, "fatal": f"an evaluation had no room to write: {_one_line(error)}; free space"}
-        try:
-            self._store.append(record)
         except UserError as error:
             return {"done": True, "fatal": str(error)}
         self._control.wait_for_others()
