@@ -34,7 +34,7 @@ def test_blocks_are_shared_out_evenly_and_in_order():
 
 
 def test_parts_make_the_whole(tmp_path):
-    recipe = load_recipe(None, SMALL)
+    recipe = load_recipe(None, [*SMALL, "distill.steps=1", "distill.batch_size=1"])
     plan = distill_plan(recipe, tmp_path / "run", "D1/*")
     assert (plan["blocks"], plan["blocks_in_bank"]) == (7, 0) and not (tmp_path / "run").exists()
     silent = Progress(silent=True)
