@@ -25,7 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -53,6 +55,16 @@ class Fidelity(BaseModel):
     tafid: float
     num_samples: int
     seconds: float
+
+
+class PartialFidelity(NamedTuple):
+    """What is known of a candidate after a part of the samples."""
+
+    noise_error: float
+    latent_error: float
+    standard_error: float
+    """Of the latent error, as an estimate of that over all samples that could be drawn."""
+    num_samples: int
 
 
 class PairedInputs(NamedTuple):
@@ -139,25 +151,76 @@ class PairedEvaluator:
         Raises:
             FidelityError: a measure is not finite; names it.
         """
+        for found in self.rungs(unet):
+            if isinstance(found, Fidelity):
+                return found
+        raise AssertionError("no samples")
+
+    def rungs(self, unet: Any) -> Iterator[PartialFidelity | Fidelity]:
+        """:meth:`evaluate` with stops on the way: after the first batch with a quarter, and with half of the samples.
+
+        Batches, and with them the last value, are those of an evaluation without stops. What comes after a stop is
+        only computed when it is asked for.
+
+        Raises:
+            FidelityError: as :meth:`evaluate`.
+        """
         start = time.perf_counter()
-        fixed = self._fixed
-        noise_error = self._relative("noise_error", self._predict(unet), fixed["epsilon"], self.noise_variance)
-        latents = self.sample(unet)
-        latent_error = self._relative("latent_error", latents, fixed["latents"], self.latent_variance)
-        tafid = feature_distance(pooled_latents(latents, self.settings.pool_grid), self.features)
-        return Fidelity(
+        noise_error = self.noise_error(unet)
+        total = self.settings.num_samples
+        wanted = [total / 4, total / 2]
+        parts: list[Tensor] = []
+        number = 0
+        for latents in self._sampled(unet, self._fixed["noise"]):
+            parts.append(latents)
+            number += len(latents)
+            if number < total and wanted and number >= wanted[0]:
+                wanted = [each for each in wanted if each > number]
+                errors = self.sample_errors(torch.cat(parts))
+                yield PartialFidelity(
+                    noise_error=noise_error,
+                    latent_error=float(errors.mean()),
+                    standard_error=float(errors.std(ddof=1) / np.sqrt(number)),
+                    num_samples=number,
+                )
+        whole = torch.cat(parts)
+        latent_error = self._relative("latent_error", whole, self._fixed["latents"], self.latent_variance)
+        tafid = feature_distance(pooled_latents(whole, self.settings.pool_grid), self.features)
+        yield Fidelity(
             noise_error=noise_error,
             latent_error=latent_error,
             tafid=tafid,
-            num_samples=self.settings.num_samples,
+            num_samples=total,
             seconds=time.perf_counter() - start,
         )
 
+    def noise_error(self, unet: Any) -> float:
+        """The first measure alone, at a twentieth of the cost of all.
+
+        Raises:
+            FidelityError: it is not finite.
+        """
+        return self._relative("noise_error", self._predict(unet), self._fixed["epsilon"], self.noise_variance)
+
+    def sample_errors(self, latents: Tensor) -> NDArray[np.float64]:
+        """Each sample's own latent error (n,), of the student's first n final latents; their mean is the error.
+
+        Raises:
+            FidelityError: a latent is not finite.
+        """
+        target = self._fixed["latents"][: len(latents)]
+        _check_finite("latent_error", latents)
+        squares = (latents.double() - target.double()).square().flatten(1).mean(1)
+        return np.asarray(squares.numpy() / max(self.latent_variance, 1e-12))
+
     def sample(self, unet: Any, noise: Tensor | None = None) -> Tensor:
         """Final latents (num_samples, C, h, w) of a U-Net from the paired noise, or from `noise`."""
-        noise = self._fixed["noise"] if noise is None else noise
-        parts = [
-            ddim_sample(
+        return torch.cat(list(self._sampled(unet, self._fixed["noise"] if noise is None else noise)))
+
+    def _sampled(self, unet: Any, noise: Tensor) -> Iterator[Tensor]:
+        """Final latents batch by batch."""
+        for rows in self._batches(len(noise)):
+            yield ddim_sample(
                 unet,
                 self.teacher.scheduler.config,
                 noise[rows],
@@ -166,9 +229,6 @@ class PairedEvaluator:
                 self.settings.ddim_steps,
                 self.settings.guidance,
             )
-            for rows in self._batches(len(noise))
-        ]
-        return torch.cat(parts)
 
     def _choose_prompts(self, captions: list[str]) -> tuple[list[str], Tensor, Tensor]:
         """Distinct prompts, the prompt of each sample, and the data row of each sample.
@@ -225,7 +285,11 @@ class PairedEvaluator:
     @staticmethod
     def _relative(measure: str, student: Tensor, teacher: Tensor, variance: float) -> float:
         # Checked before the square, in float64 after it: large finite values must not become infinite.
-        if not bool(torch.isfinite(student).all()):
-            bad = int((~torch.isfinite(student)).sum())
-            raise FidelityError(measure, f"{bad} of {student.numel()} values that the student gives")
+        _check_finite(measure, student)
         return float((student.double() - teacher.double()).square().mean()) / max(variance, 1e-12)
+
+
+def _check_finite(measure: str, student: Tensor) -> None:
+    if not bool(torch.isfinite(student).all()):
+        bad = int((~torch.isfinite(student)).sum())
+        raise FidelityError(measure, f"{bad} of {student.numel()} values that the student gives")

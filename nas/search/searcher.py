@@ -6,8 +6,8 @@ import contextlib
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,13 @@ from nas.search import study as studies
 from nas.search.ahead import Ahead, num_ahead
 from nas.search.control import Control, EvaluationTimes, Limits
 from nas.search.decisions import distributions, vector_of
+from nas.search.evaluation import now
+from nas.search.learning_curves import Point, points_of
 from nas.search.pool import Pool
+from nas.search.record import Rung
 from nas.search.sampler import ExhaustedError, UnseenSampler
 from nas.search.settings import Indices, KnownCosts, SweepSettings
+from nas.search.stopping import Stopper
 from nas.search.store import CandidateRecord, CandidateStore, Outcome
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
@@ -37,6 +41,9 @@ class Flight:
     """Of the Optuna trial."""
     vector: Indices
     record: CandidateRecord
+    rungs: list[Rung] = field(default_factory=list)
+    stopped: CandidateRecord | None = None
+    """Its record once it was decided to stop it, as it is in the store."""
 
 
 class SweepSearcher(Searcher):
@@ -81,12 +88,13 @@ class SweepSearcher(Searcher):
         self._times = EvaluationTimes(settings.trial_timeout_s)
         self.front = FrontTracker(pool.cost_bounds)
         self.outcomes: dict[str, Outcome] = {}
+        self.stopper = Stopper(settings.stopping)
         for record in store.latest():
             self.count(record)
 
     def suggest(self, trial_id: str) -> Any:
         """The next candidate's record as Tune config; None while all workers are busy; FINISHED at the end."""
-        done = self.counts()["done"]
+        done = self.num_finished
         stopping = self.stop_reason or self.callback_error or self.exhausted
         if done >= self.settings.num_candidates or (stopping and not self.flights):
             return Searcher.FINISHED
@@ -158,6 +166,38 @@ class SweepSearcher(Searcher):
             recipe_hash=self.settings.recipe_hash,
         )
 
+    def stops(self, trial_id: str, rung: Rung) -> bool:
+        """Whether a candidate that has reached a rung ends there; if so, that is in the store before it is said."""
+        flight = self.flights.get(trial_id)
+        if flight is None:
+            return True
+        flight.rungs.append(rung)
+        record = flight.record
+        points = _points(flight.rungs, self.costs.error)
+        verdict = self.stopper.decide(record.candidate, points, _costs(record), self.front.points)
+        if not verdict.stop:
+            return False
+        forecast = verdict.forecast
+        stopped = record.model_copy(
+            update={
+                "outcome": "stopped",
+                "reason": verdict.reason,
+                "rungs": tuple(flight.rungs),
+                "predicted_error": forecast.median,
+                "predicted_low": forecast.low,
+                "predicted_high": forecast.high,
+                "seconds": rung.seconds,
+                "finished_at": now(),
+            }
+        )
+        try:
+            self.store.append(stopped)
+        except UserError as problem:
+            self.stop_reason = self.stop_reason or problem
+            return False
+        flight.stopped = stopped
+        return True
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Book a result; whatever it was, neither a trial nor a candidate stays open behind it."""
         flight = self.flights.pop(trial_id, None)
@@ -178,12 +218,12 @@ class SweepSearcher(Searcher):
             self.stop_reason = self.stop_reason or UserError(result["fatal"])
             studies.fail(self.study, flight.number, studies.INTERRUPTED)
             return
-        record = None
+        record: CandidateRecord | None
         if "record" in result:
             record = CandidateRecord.model_validate_json(result["record"])
             self.store.append(record)
-        else:  # the process died, perhaps between storing and reporting
-            record = self.store.find_trial(flight.record.trial)
+        else:  # stopped, or the process died, perhaps between storing and reporting
+            record = flight.stopped or self.store.find_trial(flight.record.trial)
         if record is None:
             self.deaths += 1
             reason = (self.control and self.control.reason(flight.record.trial)) or DIED
@@ -208,8 +248,19 @@ class SweepSearcher(Searcher):
     def count(self, record: CandidateRecord) -> None:
         """Count a record that is booked (the store may hold others already, on their way here)."""
         self.outcomes[record.candidate] = record.outcome
+        points = _points(record.rungs, self.costs.error)
         if record.outcome == "done":
             self.front.add(studies.values_of(record, self.costs))
+            self.stopper.finished(record.candidate, points, _costs(record), record.metrics[self.costs.error])
+        elif record.outcome == "stopped":
+            for point in points:
+                self.stopper.reached(record.candidate, point, _costs(record))
+
+    @property
+    def num_finished(self) -> int:
+        """Candidates that count against `num_candidates`: those evaluated to the end, and those stopped."""
+        counts = self.counts()
+        return counts["done"] + counts["stopped"]
 
     def counts(self) -> Counter[Outcome]:
         """Number of candidates per outcome."""
@@ -233,6 +284,7 @@ class SweepSearcher(Searcher):
                 done=counts["done"],
                 failed=counts["failed"],
                 infeasible=counts["infeasible"],
+                stopped=counts["stopped"],
                 front_size=self.front.size,
                 hypervolume=self.front.hypervolume,
                 total=self.settings.num_candidates,
@@ -257,6 +309,14 @@ class SweepSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: store and study are the state."""
+
+
+def _costs(record: CandidateRecord) -> tuple[float, float]:
+    return record.latency_ms, float(record.num_params)
+
+
+def _points(rungs: Sequence[Rung], error: str) -> list[Point]:
+    return points_of([(rung.steps, rung.metrics) for rung in rungs], error)
 
 
 def _both(first: str, second: str) -> str:

@@ -19,12 +19,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.settings import Indices, KnownCosts
 from nas.search.store import CandidateRecord
+from nas.search.trial_history import FORECAST
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 
 JOURNAL = "study.log"
 INTERRUPTED = "interrupted"
 
+# What samplers learn from: a stopped evaluation says what the error was going to be, not that there is none.
+_WITH_VALUES = ("done", "stopped")
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -126,12 +129,16 @@ def start_attrs(space: SearchSpace, record: CandidateRecord) -> dict[str, Any]:
 def end_attrs(record: CandidateRecord) -> dict[str, Any]:
     """User attributes that are known when a candidate is finished."""
     attrs: dict[str, Any] = {"seconds": record.seconds, "metrics": record.metrics, "worker": record.worker}
+    if record.outcome == "stopped":
+        attrs[FORECAST] = [[record.predicted_low, record.predicted_high]]
     return attrs | ({"reason": record.reason} if record.reason else {})
 
 
 def values_of(record: CandidateRecord, costs: KnownCosts) -> list[float]:
-    """Objective values (error, latency, parameters) of a done record."""
-    return [record.metrics[costs.error], record.latency_ms, float(record.num_params)]
+    """Objective values (error, latency, parameters) of a done record, of a stopped one with the error predicted."""
+    error = record.predicted_error if record.outcome == "stopped" else record.metrics[costs.error]
+    assert error is not None
+    return [error, record.latency_ms, float(record.num_params)]
 
 
 def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: KnownCosts) -> None:
@@ -139,7 +146,7 @@ def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: Kno
     trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)  # no public way
     for key, value in end_attrs(record).items():
         study._storage.set_trial_user_attr(trial_id, key, value)
-    if record.outcome == "done":
+    if record.outcome in _WITH_VALUES:
         study.tell(number, values_of(record, costs))
     else:
         study.tell(number, state=TrialState.FAIL)
@@ -171,7 +178,7 @@ def replay(
         known = by_name.get(record.trial)
         if known is not None and known.state in UNFINISHED:
             finish(study, known.number, record, costs)
-        elif known is None or (record.outcome == "done" and known.state == TrialState.FAIL):
+        elif known is None or (record.outcome in _WITH_VALUES and known.state == TrialState.FAIL):
             # Unknown, or given up as interrupted a moment before its worker stored it.
             study.add_trial(_frozen(space, record, costs))
     recorded = {record.candidate for record in records}
@@ -189,7 +196,7 @@ def replay(
 def _frozen(space: SearchSpace, record: CandidateRecord, costs: KnownCosts) -> FrozenTrial:
     import numpy as np
 
-    done = record.outcome == "done"
+    done = record.outcome in _WITH_VALUES
     return create_trial(
         state=TrialState.COMPLETE if done else TrialState.FAIL,
         values=values_of(record, costs) if done else None,
