@@ -2,10 +2,11 @@
 
     python -m experiments.bench.early_stopping [--curves measured,power,crossing] [--sampler ehvi] [--seeds 10] [--json]
 
-`measured` are candidates of the toy space at rungs of brief distillation (`distillation_curves.csv`), `samples` the
-whole of them at rungs of compared samples; `power` and `crossing` are made up, with known truth: power laws to
-different ends, and such in which good candidates start badly. Costs are counted in distillation steps, and a rung's
-measurement (a quarter of the samples) as 5 of them, the last one as 20, which is what they took on a CPU.
+`measured` are candidates of the toy space at rungs of brief distillation (`distillation_curves.csv`), `raw` the 300 of
+them whose error is known before and after it, `space` the whole space with errors after it made up from those; `power`
+and `crossing` are made up, with known truth: power laws to different ends, and such in which good candidates start
+badly. Costs are counted in distillation steps, and a rung's measurement (a quarter of the samples) as 5 of them, the
+last one as 20, which is what they took on a CPU.
 """
 
 from __future__ import annotations
@@ -21,33 +22,40 @@ from typing import Any, get_args
 
 import numpy as np
 
+from nas.search.learning_curves import LearningCurves, Point
 from nas.search.settings import SamplerName
 from nas.search.simulation_rungs import RungTable, StoppingTrace, simulate_stopping
 from nas.search.stopping import EARLY_STOPPING, EarlyStopping, StoppingSettings
 from nas.search.table import CandidateTable, ReferenceName, read_table
 
-CURVES = ("measured", "power", "crossing")
+CURVES = ("measured", "raw", "power", "crossing")
 PATH = Path(__file__).with_name("distillation_curves.csv")
 RUNG_COST, END_COST = 5.0, 20.0
 SHARES = (0.9, 0.95, 0.98, 0.99)
 BUDGETS = (10, 20, 30, 40)
 
 
-def measured(path: Path = PATH, rungs: Sequence[int] = (0, 12, 25, 50), steps: int = 100) -> Any:
-    """Table and curves of the measured candidates: rungs on 24 samples, the end on all."""
+def measured(
+    path: Path = PATH, rungs: Sequence[int] = (0, 12, 25, 50), steps: int = 100
+) -> tuple[CandidateTable, RungTable]:
+    """Table and curves of the measured candidates that have all these rungs; those on the way are of few samples."""
     rows: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            rows[row["arch"]][int(row["steps"])] = row
+            # The error before distillation is there twice; of few samples it comes later.
+            if len(rungs) > 1 or int(row["steps"]) not in rows[row["arch"]]:
+                rows[row["arch"]][int(row["steps"])] = row
     lines = ["arch,error,latency_ms,num_params," + ",".join(f"at{r}" for r in rungs)]
     for arch, found in rows.items():
-        end = found[steps]
-        values = [end["latent_error"], end["latency_ms"], end["num_params"]]
-        lines.append(",".join([arch, *values, *(found[r]["latent_error"] for r in rungs)]))
+        if set(rungs) <= set(found):
+            values = [found[steps][name] for name in ("latent_error", "latency_ms", "num_params")]
+            lines.append(",".join([arch, *values, *(found[r]["latent_error"] for r in rungs)]))
     return _table("\n".join(lines), rungs, steps)
 
 
-def made_up(kind: str, seed: int = 0, rungs: Sequence[int] = (0, 12, 25, 50), steps: int = 100) -> Any:
+def made_up(
+    kind: str, seed: int = 0, rungs: Sequence[int] = (0, 12, 25, 50), steps: int = 100
+) -> tuple[CandidateTable, RungTable]:
     """Table and curves of a made-up space of 1,024 candidates: five decisions of four widths.
 
     An error falls from e0 to its end as (1 + t / s)^-p. In `power` e0 follows the end up to a spread of a tenth of a
@@ -72,6 +80,43 @@ def made_up(kind: str, seed: int = 0, rungs: Sequence[int] = (0, 12, 25, 50), st
         values = [10 ** end[i], latency[i], params[i], *on_way]
         lines.append("".join(map(str, row)) + "," + ",".join(f"{v:.6g}" for v in values))
     return _table("\n".join(lines), rungs, steps)
+
+
+def whole_space(path: Path, seed: int = 0, steps: int = 100) -> tuple[CandidateTable, RungTable]:
+    """All candidates of a table of NanoSD-Bench, with errors after distillation made up from the 300 measured ones.
+
+    Their line (in logarithms), with a residual of theirs drawn at random for each candidate. The rung is before
+    distillation, measured on as many samples as the table has.
+    """
+    from experiments.nanosd_bench.table import load
+
+    before, after = (np.log10(column) for column in _both_ends())
+    slope, level = np.polyfit(before, after, 1)
+    frame = load(path)
+    raw = np.log10(frame["latent_error"].to_numpy(np.float64))
+    residuals = after - level - slope * before
+    end = level + slope * raw + np.random.default_rng(seed).choice(residuals, len(raw))
+    columns = (10**end, frame["latency_ms"], frame["num_params"], 10**raw)
+    lines = [
+        f"{arch},{e:.6g},{ms:.6g},{n:.6g},{r:.6g}" for arch, e, ms, n, r in zip(frame["arch"], *columns, strict=True)
+    ]
+    return _table("\n".join(["arch,error,latency_ms,num_params,at0", *lines]), (0,), steps)
+
+
+def _both_ends() -> tuple[Any, Any]:
+    table, curves = measured(rungs=(0,))
+    return curves.errors[:, 0], table.values[:, 0]
+
+
+def curves_of(name: str, seed: int, path: Path | None = None) -> tuple[CandidateTable, RungTable]:
+    """Table and curves by name."""
+    if name in ("measured", "raw"):
+        return measured(rungs=(0,) if name == "raw" else (0, 12, 25, 50))
+    if name == "space":
+        from experiments.nanosd_bench.table import PATH as SHIPPED
+
+        return whole_space(path or SHIPPED, seed)
+    return made_up(name, seed)
 
 
 def _table(text: str, rungs: Sequence[int], steps: int) -> tuple[CandidateTable, RungTable]:
@@ -128,25 +173,51 @@ def figures(traces: Sequence[StoppingTrace], tables: Sequence[CandidateTable], w
     return found
 
 
+def coverage(table: CandidateTable, curves: RungTable, risk: float, num: int, repeats: int = 200) -> dict[str, float]:
+    """Share of final errors below the optimistic forecast from `num` others at random, by rung, and over all rungs."""
+    rng = np.random.default_rng(0)
+    below = np.zeros((repeats, len(curves.steps)), dtype=bool)
+    for own in below:
+        rows = rng.choice(len(table), num + 1, replace=False)
+        points = [[Point(s, float(e)) for s, e in zip(curves.steps, curves.errors[row], strict=True)] for row in rows]
+        learned = LearningCurves()
+        for row, of_row in zip(rows[1:], points[1:], strict=True):
+            learned.add(of_row, float(table.values[row, 0]))
+        for i, point in enumerate(points[0]):
+            optimistic = learned.forecast(point, risk / len(curves.steps)).optimistic
+            own[i] = table.values[rows[0], 0] < optimistic
+    found = {str(s): round(float(b), 4) for s, b in zip(curves.steps, below.mean(axis=0), strict=True)}
+    return found | {"any": round(float(below.any(axis=1).mean()), 4)}
+
+
 def main() -> None:
     """All policies on all curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", default=",".join(CURVES))
+    parser.add_argument("--table", type=Path, help="of NanoSD-Bench, for `space` (default: the one that is shipped)")
     parser.add_argument("--sampler", default="ehvi", choices=get_args(SamplerName))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--risk", type=float, default=0.05)
     parser.add_argument("--budget", type=float, default=40, help="in evaluations to the end without rungs")
     parser.add_argument("--reference", default="worst", choices=get_args(ReferenceName))
+    parser.add_argument("--coverage", action="store_true", help="of the optimistic forecasts, instead of sweeps")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.coverage:
+        for name in options.curves.split(","):
+            table, curves = curves_of(name, 0, options.table)
+            for num in (8, 20, 50):
+                if num < len(table):
+                    print(name, num, json.dumps(coverage(table, curves, options.risk, num, 1000)), flush=True)
+        return
     result: dict[str, Any] = {}
     for name in options.curves.split(","):
         result[name] = {}
         for policy in EARLY_STOPPING:
             traces, tables = [], []
             for seed in range(options.seeds):
-                table, curves = measured() if name == "measured" else made_up(name, seed)
+                table, curves = curves_of(name, seed, options.table)
                 tables.append(table)
                 budget = options.budget * curves.spent_without
                 traces.append(

@@ -44,6 +44,7 @@ def status(run_dir: Path | str) -> dict[str, Any]:
         "candidates_done": counts["done"],
         "candidates_total": run.recipe.search.num_candidates + reused,
         "candidates_failed": counts["failed"],
+        **({"candidates_stopped": counts["stopped"]} if counts["stopped"] else {}),
         **({"candidates_reused": reused} if reused else {}),
         "failures": failed,
         "front_size": int(front(values).sum()),

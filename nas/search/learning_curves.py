@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 
 # In units of the noise: the line's level is known within ten of them, and its slope is near 1.
 _PRECISION = np.array([0.01, 0.1])
-# The noise is about a sixth of a decade, as if that had been seen twice.
-_NOISE, _NUM_NOISE = 0.15, 2.0
+# The noise is about a tenth of a decade, as if that had been seen once.
+_NOISE, _NUM_NOISE = 0.1, 1.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Early stopping in simulated time: a table of learning curves is searched, and evaluations end where a stopper says.
 
-As in :mod:`nas.search.simulation`, the sampler is real and sees what a real one would. Spent is counted in whatever unit
-the table's costs have: distillation steps, or seconds.
+As in :mod:`nas.search.simulation`, the sampler is real and sees what a real one would. What is spent is counted in
+whatever unit the costs of the curves have: distillation steps, or seconds.
 """
 
 from __future__ import annotations

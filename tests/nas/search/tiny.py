@@ -33,8 +33,8 @@ def prior(matrix):
 
 
 def error_of(options):
-    """The final error."""
-    return 0.6 - sum(len(name) for name in options.values()) / 100
+    """The final error of an evaluation in rungs: over two decades from the largest candidate to the smallest."""
+    return 10 ** (-sum(len(name) for name in options.values()) / 12)
 
 
 def curve_of(options, steps):
@@ -51,7 +51,7 @@ def evaluator_with_rungs(seconds=0.0, log=None, special=None):
         from nas.search import PartialResult
 
         def evaluate(candidate):
-            final = 0.6 - sum(len(name) for name in candidate.options.values()) / 100
+            final = 10 ** (-sum(len(name) for name in candidate.options.values()) / 12)
             what = (special or {}).get(candidate.id, "")
             for steps in (0, 10, 20, 30):
                 time.sleep(seconds / 4)
