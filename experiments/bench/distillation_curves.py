@@ -70,8 +70,8 @@ def ends(run: Any, folder: Path, distilled: Sequence[Distilled]) -> list[dict[st
     for one in distilled:
         vector = run.space.encode(Candidate.from_id(one.candidate, run.space.stages))
         free = [str(i) for i, names in zip(vector, run.space.options.values(), strict=True) if len(names) > 1]
-        found = frame.loc["".join(free)]
-        about = [one.candidate, "".join(map(str, vector)), one.stratum]
+        found: Any = frame.loc["".join(free)]
+        about: list[Any] = [one.candidate, "".join(map(str, vector)), one.stratum]
         about += [float(found[name]) for name in ("latency_ms", "num_params", "num_macs")]
         errors = [float(found[name]) for name in ("noise_error", "latent_error", "latent_error_se")]
         end = [one.num_steps, run.recipe.fidelity.num_samples, one.noise_error, one.latent_error, ""]

@@ -190,7 +190,7 @@ def coverage(table: CandidateTable, curves: RungTable, risk: float, num: int, re
     return found | {"any": round(float(below.any(axis=1).mean()), 4)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """All policies on all curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", default=",".join(CURVES))
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--reference", default="worst", choices=get_args(ReferenceName))
     parser.add_argument("--coverage", action="store_true", help="of the optimistic forecasts, instead of sweeps")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.coverage:
         for name in options.curves.split(","):
             table, curves = curves_of(name, 0, options.table)
