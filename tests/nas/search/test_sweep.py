@@ -284,7 +284,7 @@ def test_an_infinite_prior_does_not_stop_the_sweep(tmp_path):
     def broken(matrix):
         return np.where(np.asarray(matrix)[:, 0] == 0, np.inf, tiny.prior(matrix))
 
-    settings = SweepSettings(num_candidates=6, sampler="random", num_warm_start=4)
+    settings = SweepSettings(num_candidates=6, sampler="random", num_warm_start=4, workers=1)
     try:
         result = run_sweep(tiny.SPACE, tiny.evaluator(0.01), tiny.costs(), settings, tmp_path / "run", broken)
     finally:
