@@ -21,12 +21,26 @@ from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
 #: Sections and fields that no version with these hashes had.
-ADDED_SINCE = ("reuse",)
+ADDED_SINCE = (
+    "reuse",
+    "search.cpus_per_trial",
+    "search.gpus_per_trial",
+    "search.trial_timeout_s",
+    "search.worker_memory_gb",
+    "search.early_stopping",
+    "search.stopping_risk",
+    "search.stopping_after",
+    "search.reduction_factor",
+)
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the versions that hashed all of it wrote it."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
+    tree = recipe.model_dump(mode="json")
+    for key in ADDED_SINCE:
+        section, _, name = key.rpartition(".")
+        del (tree[section] if section else tree)[name]
+    return tree
 
 
 def full_dump_hash(tree: dict[str, Any]) -> str:
