@@ -6,7 +6,7 @@ import contextlib
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,11 @@ from nas.search import study as studies
 from nas.search.ahead import Ahead, num_ahead
 from nas.search.control import Control, EvaluationTimes, Limits
 from nas.search.decisions import distributions, vector_of
-from nas.search.evaluation import now
-from nas.search.learning_curves import Point, points_of
 from nas.search.pool import Pool
 from nas.search.record import Rung
+from nas.search.rung_decisions import RungDecisions
 from nas.search.sampler import ExhaustedError, UnseenSampler
 from nas.search.settings import Indices, KnownCosts, SweepSettings
-from nas.search.stopping import Stopper
 from nas.search.store import CandidateRecord, CandidateStore, Outcome
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
@@ -88,7 +86,7 @@ class SweepSearcher(Searcher):
         self._times = EvaluationTimes(settings.trial_timeout_s)
         self.front = FrontTracker(pool.cost_bounds)
         self.outcomes: dict[str, Outcome] = {}
-        self.stopper = Stopper(settings.stopping)
+        self._decisions = RungDecisions(settings.stopping, costs.error)
         for record in store.latest():
             self.count(record)
 
@@ -172,24 +170,9 @@ class SweepSearcher(Searcher):
         if flight is None:
             return True
         flight.rungs.append(rung)
-        record = flight.record
-        points = _points(flight.rungs, self.costs.error)
-        verdict = self.stopper.decide(record.candidate, points, _costs(record), self.front.points)
-        if not verdict.stop:
+        stopped = self._decisions.stopped(flight.record, flight.rungs, self.front.points)
+        if stopped is None:
             return False
-        forecast = verdict.forecast
-        stopped = record.model_copy(
-            update={
-                "outcome": "stopped",
-                "reason": verdict.reason,
-                "rungs": tuple(flight.rungs),
-                "predicted_error": forecast.median,
-                "predicted_low": forecast.low,
-                "predicted_high": forecast.high,
-                "seconds": rung.seconds,
-                "finished_at": now(),
-            }
-        )
         try:
             self.store.append(stopped)
         except UserError as problem:
@@ -248,13 +231,9 @@ class SweepSearcher(Searcher):
     def count(self, record: CandidateRecord) -> None:
         """Count a record that is booked (the store may hold others already, on their way here)."""
         self.outcomes[record.candidate] = record.outcome
-        points = _points(record.rungs, self.costs.error)
+        self._decisions.book(record)
         if record.outcome == "done":
             self.front.add(studies.values_of(record, self.costs))
-            self.stopper.finished(record.candidate, points, _costs(record), record.metrics[self.costs.error])
-        elif record.outcome == "stopped":
-            for point in points:
-                self.stopper.reached(record.candidate, point, _costs(record))
 
     @property
     def num_finished(self) -> int:
@@ -309,14 +288,6 @@ class SweepSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: store and study are the state."""
-
-
-def _costs(record: CandidateRecord) -> tuple[float, float]:
-    return record.latency_ms, float(record.num_params)
-
-
-def _points(rungs: Sequence[Rung], error: str) -> list[Point]:
-    return points_of([(rung.steps, rung.metrics) for rung in rungs], error)
 
 
 def _both(first: str, second: str) -> str:
