@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nas.atomic import write_bytes
 from nas.errors import UserError
+from nas.fidelity.settings import FEATURES_PATTERN
 from nas.fields import closest, explain, section, walk
 from nas.recipe_hash import recipe_hash as recipe_hash
 from nas.recipe_hash import with_free_fields
@@ -91,6 +92,12 @@ class Fidelity(Section):
     ddim_steps: int = Field(10, ge=1, le=1000, description="DDIM steps a sample")
     batch_size: int = Field(64, ge=1, le=65_536, description="latents in one pass; guidance doubles it")
     guidance: float = Field(2.0, ge=1, le=50, description="classifier-free guidance scale; 1 is none")
+    features: str = Field(
+        "latents",
+        pattern=FEATURES_PATTERN,
+        description="what taFID looks at: `latents`, `vae-encoder` or `unet-encoder` of the teacher, `inception:FILE` "
+        "(FID's Inception weights) or `clip:FOLDER` (a CLIP image encoder); see [fidelity](fidelity.md)",
+    )
 
 
 class Search(Section):

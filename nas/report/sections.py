@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from latency_predictors.information import INFORMATION
 from latency_predictors.judging import RULE
 from nas import plots
+from nas.fidelity.swap import additivity
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
-from nas.report import models, page
+from nas.report import checks, models, page
 from nas.report.models import conditions_text
 from nas.run_data import Device, RunData
 
@@ -190,13 +192,30 @@ def swaps(run: RunData) -> str:
     both = np.isfinite(priors)
     tau = data.kendall_tau(priors[both], errors[both])
     note = (
-        _small(f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates.")
+        _small(
+            f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates."
+            + _additivity(priors[both], errors[both])
+        )
         if tau is not None
         else ""
     )
     chart = page.figure(plots.prior_vs_measured(run), "prior")
     return page.section(
         "swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note, _drawn(run)
+    )
+
+
+def _additivity(priors: Any, errors: Any) -> str:
+    try:
+        found = additivity(priors, errors)
+    except ValueError:
+        return ""
+    correlation = (
+        "" if found.log_correlation is None else f" Correlation of the logarithms: {found.log_correlation:.3f}."
+    )
+    return (
+        f" Measured over summed: {found.ratio_median:.2f} in the middle, {found.ratio_quartile1:.2f} to "
+        f"{found.ratio_quartile3:.2f} for half of them; 1 is errors that simply add up.{correlation}"
     )
 
 
@@ -259,6 +278,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("hypervolume", "hypervolume", history),
     ("latency", "latency", calibration),
     ("parameters", "parameters", params),
+    ("fidelity", "fidelity", checks.fidelity),
     ("swaps", "options", swaps),
     ("blocks", "distillation", blocks),
     ("time", "time", phases),

@@ -2,6 +2,6 @@
 
 from nas.run.loop import RunResult, resume, search
 from nas.run.plan import plan
-from nas.run.questions import calibrate, export, pareto, pick, status
+from nas.run.questions import calibrate, export, pareto, pick
 
-__all__ = ["RunResult", "calibrate", "export", "pareto", "pick", "plan", "resume", "search", "status"]
+__all__ = ["RunResult", "calibrate", "export", "pareto", "pick", "plan", "resume", "search"]

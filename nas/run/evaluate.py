@@ -11,6 +11,8 @@ from search_spaces.candidate import Candidate
 def make_evaluator(run_dir: str) -> Callable[[Candidate], Iterator[PartialResult | dict[str, float]]]:
     """Load teacher, blocks and the teacher's side of the comparison once; called in every worker process.
 
+    Weights of teacher and blocks are shared by the workers of a machine (:mod:`nas.shared_weights`).
+
     Args:
         run_dir: the run; on a cluster a path that every node sees.
 
@@ -28,11 +30,15 @@ def make_evaluator(run_dir: str) -> Callable[[Candidate], Iterator[PartialResult
     from nas.fidelity.paired import Fidelity
     from nas.quiet import quiet
     from nas.run.context import RunContext
+    from nas.shared_weights import share_unet
     from search_spaces.surgery import assemble
 
     quiet()
     context = RunContext.open(run_dir)
-    evaluator, blocks, unet = context.evaluator, context.blocks, context.teacher.unet
+    evaluator = context.evaluator
+    if context.recipe.search.workers > 1:
+        context.teacher = evaluator.teacher = share_unet(context.teacher, context.directory.work)
+    blocks, unet = context.blocks, context.teacher.unet
 
     stopped = {(r.stage, r.option): r.reason for r in read_results(context.directory.blocks).values() if r.reason}
 

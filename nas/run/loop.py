@@ -13,6 +13,7 @@ from nas.progress import Progress
 from nas.run import finish, phases
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
+from nas.run.progress_file import ProgressFile
 
 T = TypeVar("T")
 
@@ -62,7 +63,8 @@ def _drive(run: RunContext, address: str | None, progress: Progress, loading_s: 
         directory.add_seconds(phase, time.monotonic() - start)
         return result
 
-    with directory.lock():
+    file = ProgressFile(directory.progress)
+    with directory.lock(), file.over(), progress.followed(file.follow):
         directory.add_seconds("prepare", loading_s)
         _write_provenance(run)
         timed("prepare", lambda: phases.prepare(run, progress))

@@ -40,6 +40,7 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 def load(run: RunContext, progress: Progress) -> None:
     """Load the teacher, check the sampler, the space and a given profile, count costs; nothing is written."""
+    from nas.fidelity.features import make_features
     from nas.search.sampler import check_sampler
 
     check_sampler(run.recipe.search.sampler)
@@ -49,6 +50,7 @@ def load(run: RunContext, progress: Progress) -> None:
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
         check_sources(run)
+        make_features(run.recipe.fidelity.features, run.teacher)  # a path that is not there is told now
         if run.recipe.calibration.profile is not None:
             given_profile(run, run.recipe.calibration.profile)
         phase.advance(candidates=run.space.num_candidates)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.fidelity.check_record import Checks
 from nas.run_data.columns import Columns
 
 #: Stages of SD 1.x, in the order of a candidate's id.
@@ -158,7 +159,8 @@ class ClosingRow:
 
     `aligned` is False where the alignment brought the model no closer to the teacher and was not kept.
     `predicted_ms` is of the device that was measured; where the search was for another one, `target_...` are that
-    one's name and prediction with its 90 % interval.
+    one's name and prediction with its 90 % interval. `checks` are the dearer comparisons with the teacher after
+    alignment; None for the teacher and in older runs.
     """
 
     name: str
@@ -178,6 +180,7 @@ class ClosingRow:
     target_ms: float | None = None
     target_low_ms: float | None = None
     target_high_ms: float | None = None
+    checks: Checks | None = None
 
     @property
     def is_teacher(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -82,17 +84,14 @@ def ray_session(folder: Path, num_cpus: int, address: str | None) -> Iterator[Pa
         try:
             if own:
                 _start(num_cpus, address, temp_dir)
-                watch = RayWatch() if address is None else None
+                watch = RayWatch(functools.partial(_end_without_ray, folder)) if address is None else None
             for name in ("ray", "ray.tune", "ray.air", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             yield temp_dir / "tune" if address is None else folder / "tune"
         except KeyboardInterrupt:
             if watch is None or watch.dead is None:
                 raise
-            raise UserError(
-                f"Ray stopped in the middle of the sweep (its {watch.dead} died); what is finished is kept, "
-                "go on with: nanosd resume"
-            ) from None
+            raise UserError(_stopped(watch.dead)) from None
         finally:
             if watch is not None:
                 watch.stop()
@@ -115,6 +114,21 @@ def end_with(code: int) -> None:
     _END["code"] = code
 
 
+def _stopped(dead: str) -> str:
+    return (
+        f"Ray stopped in the middle of the sweep (its {dead} died); what is finished is kept, go on with: nanosd resume"
+    )
+
+
+def _end_without_ray(folder: Path, dead: str) -> None:
+    """End this process, whose main thread waits for a Ray that is not there; the next start clears up the study."""
+    clear_leftovers(folder)
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which a progress display has hidden
+    with contextlib.suppress(OSError):
+        os.write(2, f"{show_cursor}\n{_stopped(dead)}\n".encode())
+    os._exit(_END["code"])
+
+
 def _abandon() -> None:
     """Leave a Ray that has lost one of its processes.
 
@@ -122,7 +136,6 @@ def _abandon() -> None:
     interpreter that is half taken down; so the process ends by itself before, once everything else has been done.
     """
     import atexit
-    import sys
 
     from ray._private import worker
 

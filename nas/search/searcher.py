@@ -87,8 +87,8 @@ class SweepSearcher(Searcher):
         self.front = FrontTracker(pool.cost_bounds)
         self.outcomes: dict[str, Outcome] = {}
         self._decisions = RungDecisions(settings.stopping, costs.error)
-        for record in store.latest():
-            self.count(record)
+        self._counts: Counter[Outcome] = Counter()
+        self._count_all()
 
     def suggest(self, trial_id: str) -> Any:
         """The next candidate's record as Tune config; None while all workers are busy; FINISHED at the end."""
@@ -230,6 +230,10 @@ class SweepSearcher(Searcher):
 
     def count(self, record: CandidateRecord) -> None:
         """Count a record that is booked (the store may hold others already, on their way here)."""
+        before = self.outcomes.get(record.candidate)
+        if before is not None:
+            self._counts[before] -= 1
+        self._counts[record.outcome] += 1
         self.outcomes[record.candidate] = record.outcome
         self._decisions.book(record)
         if record.outcome == "done":
@@ -243,7 +247,17 @@ class SweepSearcher(Searcher):
 
     def counts(self) -> Counter[Outcome]:
         """Number of candidates per outcome."""
-        return Counter(self.outcomes.values())
+        return +self._counts
+
+    def _count_all(self) -> None:
+        """Count the candidates that the store has: by column, since it may have a hundred thousand."""
+        table = self.store.table(self.store.latest_rows(), ("candidate", "outcome"))
+        self.outcomes = dict(zip(table["candidate"].to_pylist(), table["outcome"].to_pylist(), strict=True))
+        self._counts = Counter(self.outcomes.values())
+        self.front.extend(self.store.objectives(self.costs.error)[1])
+        if self.settings.early_stopping != "none":
+            for record in self.store.latest():
+                self._decisions.book(record)
 
     def _count_failure(self, reason: str) -> None:
         self.failed_now += 1

@@ -21,6 +21,7 @@ from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
+    from nas.search.pool import Pool
     from nas.search.searcher import SweepSearcher
     from nas.search.worker import EvaluateFactory
 
@@ -103,29 +104,30 @@ def _sweep(
     start = time.monotonic()
     store = CandidateStore(folder / STORE_FOLDER)
     _make_folder(store.folder)
-    records = store.latest()
-    _check_recipe(records, settings, store.path)
+    _check_recipe(store, settings)
     pool = Pool(space, objectives, settings)
+    from nas.search.presence import clear_workers
     from nas.search.ray_session import clear_leftovers
 
     clear_leftovers(store.folder)  # before the store is read for good: a leftover worker may still write
-    records = store.latest()
-    for record in records:
-        if record.outcome != "failed" or not settings.retry_failed:
-            pool.take(np.array(record.vector))
+    clear_workers(store.folder)
+    num_known = _close_known(store, space, pool, settings)
     # Not the same proposals again after a restart.
     known = objectives.known_objectives(pool.cost_bounds, prior, draw_within(space, objectives, settings))
-    seed = settings.seed + len(records)
+    seed = settings.seed + num_known
     sampler = make_sampler(settings.sampler, space, seed, pool, known, settings.retry_failed)
     study = studies.open_study(folder, objectives, sampler)
-    again = studies.replay(study, space, store.records(), objectives)
+    again = studies.replay(study, space, store, objectives)
     searcher = SweepSearcher(space, objectives, settings, store, pool, study, sampler, prior, on_progress)
     sampler.queue.extend(again)
     if prior is not None and settings.num_warm_start:
         sampler.queue.extend(_warm_points(searcher, prior))
     searcher.report()
     if searcher.num_finished < settings.num_candidates and not pool.exhausted:
-        _drive(searcher, evaluate_factory, address)
+        try:
+            _drive(searcher, evaluate_factory, address)
+        finally:
+            clear_workers(store.folder)
     problem = searcher.callback_error or searcher.stop_reason
     if problem is not None:
         raise problem
@@ -170,14 +172,25 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"cannot make {folder}: {error.strerror}; choose a folder that can be written") from None
 
 
-def _check_recipe(records: list[CandidateRecord], settings: SweepSettings, path: Path) -> None:
-    kept = [record for record in records if record.outcome in ("done", "stopped")]
-    others = {record.recipe_hash for record in kept} - {settings.recipe_hash}
+def _check_recipe(store: CandidateStore, settings: SweepSettings) -> None:
+    table = store.table(store.latest_rows(), ("outcome", "recipe_hash"))
+    pairs = zip(table["outcome"].to_pylist(), table["recipe_hash"].to_pylist(), strict=True)
+    finished = ("done", "stopped")
+    others = {recipe_hash for outcome, recipe_hash in pairs if outcome in finished} - {settings.recipe_hash}
     if others:
         raise UserError(
-            f"{path} holds candidates evaluated with recipe {sorted(others)[0]!r}, not {settings.recipe_hash!r}; "
+            f"{store.path} holds candidates evaluated with recipe {sorted(others)[0]!r}, not {settings.recipe_hash!r}; "
             "their errors cannot be compared, start a run of another name"
         )
+
+
+def _close_known(store: CandidateStore, space: SearchSpace, pool: Pool, settings: SweepSettings) -> int:
+    """Take what the store has from the pool; the number of candidates that it has."""
+    table = store.table(store.latest_rows(), ("vector", "outcome"))
+    vectors = np.array(table["vector"].to_pylist(), np.int64).reshape(-1, len(space.sizes))
+    again = np.array([settings.retry_failed and outcome == "failed" for outcome in table["outcome"].to_pylist()], bool)
+    pool.take_all(vectors[~again])
+    return len(vectors)
 
 
 def _warm_points(searcher: SweepSearcher, prior: Callable[[Indices], Any]) -> list[Indices]:
@@ -192,14 +205,13 @@ def _warm_points(searcher: SweepSearcher, prior: Callable[[Indices], Any]) -> li
         searcher.pool.feasible,
         settings.seed,
     )
-    known = {record.candidate for record in searcher.store.records()}
     good = []
     for vector, feasible in zip(points, searcher.pool.feasible(points), strict=True):
         if feasible:
             good.append(vector)
             continue
         record = searcher.planned(vector)
-        if record.candidate not in known:
+        if record.candidate not in searcher.outcomes:
             reason = _limit_reason(record, settings)
             record = record.model_copy(update={"outcome": "infeasible", "reason": reason})
             searcher.store.append(record)

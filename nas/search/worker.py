@@ -15,6 +15,7 @@ from ray import tune
 
 from nas.search.control import Control, Watch
 from nas.search.evaluation import Evaluate, Evaluation, one_line
+from nas.search.presence import Presence
 from nas.search.record import Rung
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
@@ -58,6 +59,7 @@ class Evaluator(tune.Trainable):
         self._evaluate: Evaluate | None = None
         self._evaluation: Evaluation | None = None
         self._control, self._watch = Control(job.control), Watch(job.control)
+        self._presence = Presence(job.store)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial's candidate; the last one, if it was stopped, is let go of."""
@@ -72,6 +74,7 @@ class Evaluator(tune.Trainable):
         self._control.show_alive()
         try:
             if self._evaluate is None:
+                self._presence.starting()
                 self._evaluate = self._make_evaluator()
         except Exception as error:
             return {"done": True, "fatal": f"the evaluator cannot be made: {one_line(error)}"}
@@ -79,17 +82,19 @@ class Evaluator(tune.Trainable):
             self._evaluation = self._begin(CandidateRecord.model_validate_json(self._config["record"]))
         found: Rung | CandidateRecord | None = None
         try:
+            planned = self._evaluation.planned
+            self._presence.evaluating(planned)
             while not isinstance(found, CandidateRecord):
-                with self._watch.over(self._evaluation.planned.trial, self._evaluation.seconds):
+                with self._watch.over(planned.trial, self._evaluation.seconds):
                     found = self._evaluation.advance()
+                    if isinstance(found, CandidateRecord):
+                        self._store.append(found)  # watched, too: a disk can hang
                 if isinstance(found, Rung) and self._job.report_rungs:
                     self._control.wait_for_others()
                     return {"rung": found.model_dump_json()}
+            record, self._evaluation = found, None
         except OSError as error:
             return {"done": True, "fatal": f"an evaluation had no room to write: {one_line(error)}; free space"}
-        record, self._evaluation = found, None
-        try:
-            self._store.append(record)
         except UserError as error:
             return {"done": True, "fatal": str(error)}
         self._control.wait_for_others()

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import typer
 
-from experiments.cli import app, find_run
+from experiments.cli import app
 from experiments.exits import resumable, run_app
 from experiments.output import flatten, number, plain, print_json, print_rows
+from experiments.runs import find_run
 from search_spaces.errors import UserError
 
 VERBS = ["search", "resume", "status", "pareto", "pick", "export", "build", "calibrate", "predict", "teacher"]

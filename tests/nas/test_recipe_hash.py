@@ -23,6 +23,7 @@ from search_spaces.errors import UserError
 #: Sections and fields that no version with these hashes had.
 ADDED_SINCE = (
     "reuse",
+    "fidelity.features",
     "search.cpus_per_trial",
     "search.gpus_per_trial",
     "search.trial_timeout_s",
@@ -36,10 +37,10 @@ ADDED_SINCE = (
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the versions that hashed all of it wrote it."""
-    tree = recipe.model_dump(mode="json")
+    tree = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
     for key in ADDED_SINCE:
-        section, _, name = key.rpartition(".")
-        del (tree[section] if section else tree)[name]
+        section, _, name = key.partition(".")
+        tree.get(section, {}).pop(name, None)
     return tree
 
 
@@ -204,4 +205,4 @@ def test_status_and_sweep_of_an_earlier_version(tmp_path: Path, capsys: pytest.C
     from nas.search.sweep import _check_recipe
 
     settings = SweepSettings(seed=0, recipe_hash=RunContext.open(directory.path).recipe_hash, num_candidates=2)
-    _check_recipe([record], settings, directory.path)
+    _check_recipe(CandidateStore(directory.store), settings)

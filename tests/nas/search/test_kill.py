@@ -24,7 +24,11 @@ ROOT = SCRIPT.parents[3]
 def start(run_dir, num, seconds, *more):
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(run_dir), str(num), str(seconds), *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # As a shell starts it; a script that runs the tests in its background would have it ignore Ctrl-C.
+    return subprocess.Popen(
+        command, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **out
+    )
 
 
 def wait_for(condition, seconds=120):
