@@ -24,6 +24,10 @@ FREE = frozenset(
         "search.gpus_per_trial",
         "search.trial_timeout_s",
         "search.worker_memory_gb",
+        "search.early_stopping",
+        "search.stopping_risk",
+        "search.stopping_after",
+        "search.reduction_factor",
     ]
 )
 
