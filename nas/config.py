@@ -172,6 +172,23 @@ class Search(Section):
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
         "tpe", description="who proposes the next candidate; `qlognehvi` needs the extra `botorch`"
     )
+    early_stopping: Literal["none", "dominance", "moasha"] = Field(
+        "none",
+        description="what ends an evaluation early: `dominance`: it is not expected to reach the front any more; "
+        "`moasha`: it is not among the best at a rung",
+    )
+    stopping_risk: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="of `dominance`: probability with which a candidate of the front may be stopped",
+    )
+    stopping_after: int = Field(
+        8, ge=3, le=10_000_000, description="of `dominance`: evaluations to the end before the first is stopped"
+    )
+    reduction_factor: float = Field(
+        3.0, gt=1, le=1000, description="of `moasha`: one candidate in so many goes on at each rung"
+    )
     max_failures: int = Field(10, ge=0, le=10_000_000, description="failed candidates after which the sweep stops")
 
 

@@ -32,6 +32,10 @@ FREE = frozenset(
         "distill.workers",
         "distill.cpus_per_worker",
         "distill.gpus_per_worker",
+        "search.early_stopping",
+        "search.stopping_risk",
+        "search.stopping_after",
+        "search.reduction_factor",
     ]
 )
 

@@ -316,7 +316,7 @@ def _failures(run: RunData) -> str:
     first = f"; the first {len(rows)} of them" if len(rows) < run.evaluated.num_failed else ""
     return (
         page.details(
-            f"{run.evaluated.num_failed:,} did not finish{first}",
+            f"{run.evaluated.num_failed:,} were not evaluated to the end{first}",
             page.table(("candidate", "outcome", "reason"), rows, [False] * 3),
         )
         if rows

@@ -271,9 +271,14 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
     with progress.phase("search", settings.num_candidates) as phase:
         first = True
 
-        def report(done: int, failed: int, infeasible: int, front_size: int, hypervolume: float, total: int) -> None:
+        def report(
+            done: int, failed: int, infeasible: int, stopped: int, front_size: int, hypervolume: float, total: int
+        ) -> None:
             nonlocal first
             counts: dict[str, Any] = {"failed": failed, "infeasible": infeasible, "front": front_size}
+            if settings.early_stopping != "none":
+                counts["stopped"] = stopped
+            done += stopped
             if first:
                 phase.skip(done, **counts, hypervolume=hypervolume)
             else:

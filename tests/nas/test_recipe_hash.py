@@ -14,44 +14,29 @@ from pydantic import Field
 
 from experiments.cli import app
 from experiments.exits import run_app
+from nas import recipe_hash as recipe_hashes
 from nas.config import Calibration, Recipe, Section, load_recipe, recipe_hash
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
-#: Sections and fields that no version with these hashes had.
-ADDED_SINCE = (
-    "reuse",
-    "data.shards",
-    "data.prompts",
-    "data.ddim_steps",
-    "data.guidance",
-    "distill.precision",
-    "distill.ema",
-    "distill.plateau_steps",
-    "distill.min_gain",
-    "distill.device",
-    "distill.channels_last",
-    "distill.compile",
-    "distill.checkpointing",
-    "distill.workers",
-    "distill.cpus_per_worker",
-    "distill.gpus_per_worker",
-    "fidelity.features",
-    "search.cpus_per_trial",
-    "search.gpus_per_trial",
-    "search.trial_timeout_s",
-    "search.worker_memory_gb",
-)
+#: What could change while a run went on in the versions that hashed all else.
+FREE_THEN = ("name", "picks.", "export.", "search.num_candidates", "search.workers", "search.max_failures")
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as the versions that hashed all of it wrote it."""
-    tree = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
-    for key in ADDED_SINCE:
-        section, _, name = key.partition(".")
-        tree.get(section, {}).pop(name, None)
+    """The recipe as the versions that hashed all of it wrote it, without the fields that came later."""
+
+    def had(key: str) -> bool:
+        return key in recipe_hashes._ALWAYS or key.startswith(FREE_THEN)
+
+    tree = {}
+    for key, value in recipe.model_dump(mode="json").items():
+        if not isinstance(value, dict):
+            tree |= {key: value} if had(key) else {}
+        elif kept := {name: inner for name, inner in value.items() if had(f"{key}.{name}")}:
+            tree[key] = kept
     return tree
 
 
@@ -209,11 +194,12 @@ def test_status_and_sweep_of_an_earlier_version(tmp_path: Path, capsys: pytest.C
         trial="x",
         recipe_hash=directory.first_hash() or "",
     )
-    CandidateStore(directory.store).append(record)
+    store = CandidateStore(directory.store)
+    store.append(record)
     assert run_app(app, ["status", str(directory.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["candidates_done"] == 1
     from nas.search.settings import SweepSettings
     from nas.search.sweep import _check_recipe
 
     settings = SweepSettings(seed=0, recipe_hash=RunContext.open(directory.path).recipe_hash, num_candidates=2)
-    _check_recipe([record], settings, directory.path)
+    _check_recipe(store, settings)
