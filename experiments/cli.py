@@ -12,6 +12,7 @@ import typer
 from experiments.build_command import build
 from experiments.calibrate_command import calibrate
 from experiments.dashboard_command import dashboard
+from experiments.distill_command import distill
 from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
@@ -170,6 +171,7 @@ def export(
 app.command()(predict)
 app.command()(build)
 app.command()(calibrate)
+app.command()(distill)
 app.command()(measure)
 app.command()(retarget)
 app.command()(simulate)

@@ -24,6 +24,18 @@ FREE = frozenset(
         "search.gpus_per_trial",
         "search.trial_timeout_s",
         "search.worker_memory_gb",
+        "distill.min_gain",
+        "distill.device",
+        "distill.channels_last",
+        "distill.compile",
+        "distill.checkpointing",
+        "distill.workers",
+        "distill.cpus_per_worker",
+        "distill.gpus_per_worker",
+        "search.early_stopping",
+        "search.stopping_risk",
+        "search.stopping_after",
+        "search.reduction_factor",
     ]
 )
 

@@ -25,7 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -79,6 +81,16 @@ class Fidelity(BaseModel):
         """The intervals that there are, by measure."""
         found = {name: getattr(self, f"{name}_interval") for name in ("latent_error", "noise_error", "tafid")}
         return {name: interval for name, interval in found.items() if interval is not None}
+
+
+class PartialFidelity(NamedTuple):
+    """What is known of a candidate after a part of the samples."""
+
+    noise_error: float
+    latent_error: float
+    standard_error: float
+    """Of the latent error, as an estimate of that over all samples that could be drawn."""
+    num_samples: int
 
 
 class PairedInputs(NamedTuple):
@@ -173,12 +185,60 @@ class PairedEvaluator:
         Raises:
             FidelityError: a measure is not finite; names it.
         """
+        for found in self.rungs(unet):
+            if isinstance(found, Fidelity):
+                return found
+        raise AssertionError("no samples")
+
+    def rungs(self, unet: Any) -> Iterator[PartialFidelity | Fidelity]:
+        """:meth:`evaluate` with stops on the way: after the first batch with a quarter, and with half of the samples.
+
+        Batches, and with them the last value, are those of an evaluation without stops. What comes after a stop is
+        only computed when it is asked for.
+
+        Raises:
+            FidelityError: as :meth:`evaluate`.
+        """
         start = time.perf_counter()
         fixed = self._fixed
         noise_errors = self._shares("noise_error", self._predict(unet), fixed["epsilon"], self.noise_variance)
-        latents = self.sample(unet)
+        total = self.settings.num_samples
+        wanted = [total / 4, total / 2]
+        parts: list[Tensor] = []
+        number = 0
+        for latents in self._sampled(unet, fixed["noise"], self._prompt_index):
+            parts.append(latents)
+            number += len(latents)
+            if number < total and wanted and number >= wanted[0]:
+                wanted = [each for each in wanted if each > number]
+                errors = self.sample_errors(torch.cat(parts))
+                yield PartialFidelity(
+                    noise_error=float(noise_errors.mean()),
+                    latent_error=float(errors.mean()),
+                    standard_error=float(errors.std(ddof=1) / np.sqrt(number)),
+                    num_samples=number,
+                )
+        latents = torch.cat(parts)
         latent_errors = self._shares("latent_error", latents, fixed["latents"], self.latent_variance)
-        return self._scored(noise_errors, latent_errors, self.extractor.of_latents(latents), start)
+        yield self._scored(noise_errors, latent_errors, self.extractor.of_latents(latents), start)
+
+    def noise_error(self, unet: Any) -> float:
+        """The first measure alone, at a twentieth of the cost of all.
+
+        Raises:
+            FidelityError: it is not finite.
+        """
+        shares = self._shares("noise_error", self._predict(unet), self._fixed["epsilon"], self.noise_variance)
+        return float(shares.mean())
+
+    def sample_errors(self, latents: Tensor) -> NDArray[np.float64]:
+        """Each sample's own latent error (n,), of the student's first n final latents; their mean is the error.
+
+        Raises:
+            FidelityError: a latent is not finite.
+        """
+        target = self._fixed["latents"][: len(latents)]
+        return np.asarray(self._shares("latent_error", latents, target, self.latent_variance).numpy())
 
     def _scored(self, noise_errors: Tensor, latent_errors: Tensor, features: Floats, start: float) -> Fidelity:
         """The record of the first n = len(features) samples, from each sample's share of the errors."""
@@ -207,10 +267,13 @@ class PairedEvaluator:
 
         `prompts_of` (N,) are the numbers of the paired samples whose prompts are taken; default is one after the other.
         """
-        noise = self._fixed["noise"] if noise is None else noise
         index = self._prompt_index if prompts_of is None else self._prompt_index[prompts_of]
-        parts = [
-            ddim_sample(
+        return torch.cat(list(self._sampled(unet, self._fixed["noise"] if noise is None else noise, index)))
+
+    def _sampled(self, unet: Any, noise: Tensor, index: Tensor) -> Iterator[Tensor]:
+        """Final latents batch by batch."""
+        for rows in self._batches(len(noise)):
+            yield ddim_sample(
                 unet,
                 self.teacher.scheduler.config,
                 noise[rows],
@@ -219,9 +282,6 @@ class PairedEvaluator:
                 self.settings.ddim_steps,
                 self.settings.guidance,
             )
-            for rows in self._batches(len(noise))
-        ]
-        return torch.cat(parts)
 
     def _choose_prompts(self, captions: list[str]) -> tuple[list[str], Tensor, Tensor]:
         """Distinct prompts, the prompt of each sample, and the data row of each sample.

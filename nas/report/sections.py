@@ -231,7 +231,24 @@ def blocks(run: RunData) -> str:
     )
     body = page.figure(plots.distill_losses(run), "blocks") if losses else page.missing(reason)
     stopped = "".join(page.missing(f"{b.stage} {b.option} stopped: {b.reason}") for b in run.blocks if b.reason)
-    return page.section("blocks", "How well each block learned its teacher", lead, body, stopped)
+    return page.section("blocks", "How well each block learned its teacher", lead, body, _little_gain(run), stopped)
+
+
+def _little_gain(run: RunData) -> str:
+    """Which options gained too little by training to be worth keeping."""
+    min_gain = float(((run.config or {}).get("distill") or {}).get("min_gain", 0.5))
+    measured = [block for block in run.blocks if block.gain is not None]
+    little = [block for block in measured if block.gain is not None and block.gain < min_gain]
+    if not measured:
+        return ""
+    if not little:
+        return page.notes([f"On held-out batches the loss of every block fell by {min_gain:.0%} or more."])
+    names = ", ".join(f"{block.stage} {block.option} ({block.gain:.0%})" for block in little)
+    sentence = (
+        f"Not worth keeping: {names}. On held-out batches their loss fell by less than {min_gain:.0%} "
+        "(distill.min_gain); leave them out of the search space, or train longer."
+    )
+    return page.notes([sentence])
 
 
 def phases(run: RunData) -> str:
@@ -299,7 +316,7 @@ def _failures(run: RunData) -> str:
     first = f"; the first {len(rows)} of them" if len(rows) < run.evaluated.num_failed else ""
     return (
         page.details(
-            f"{run.evaluated.num_failed:,} did not finish{first}",
+            f"{run.evaluated.num_failed:,} were not evaluated to the end{first}",
             page.table(("candidate", "outcome", "reason"), rows, [False] * 3),
         )
         if rows

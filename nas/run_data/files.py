@@ -171,7 +171,13 @@ def _range(value: Any) -> tuple[float, float] | None:
 def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
     blocks = [
         BlockLoss(
-            r["stage"], r["option"], number(r.get("first_loss")), number(r.get("last_loss")), text(r.get("reason"))
+            r["stage"],
+            r["option"],
+            number(r.get("first_loss")),
+            number(r.get("last_loss")),
+            text(r.get("reason")),
+            number(r.get("start_loss")),
+            number(r.get("end_loss")),
         )
         for r in _read_json(path)
     ]

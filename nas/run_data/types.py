@@ -109,6 +109,17 @@ class BlockLoss:
     first_loss: float | None
     last_loss: float | None
     reason: str | None = None
+    start_loss: float | None = None
+    """Of the inherited weights, on held-out batches."""
+    end_loss: float | None = None
+    """Of the trained weights, on the same ones."""
+
+    @property
+    def gain(self) -> float | None:
+        """Share of its inherited loss that a block lost by training, on held-out batches; None where not measured."""
+        if self.start_loss is None or self.end_loss is None or self.reason:
+            return None
+        return 1.0 if self.start_loss == 0 else max(0.0, 1 - self.end_loss / self.start_loss)
 
 
 @dataclass(frozen=True)

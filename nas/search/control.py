@@ -163,9 +163,9 @@ class Watch:
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
-    def over(self, trial: str) -> Iterator[None]:
-        """Watch this process while the block runs."""
-        self._tell(trial)
+    def over(self, trial: str, seconds: float = 0.0) -> Iterator[None]:
+        """Watch this process while the block runs, `seconds` after its evaluation began."""
+        self._tell(f"{trial} {seconds:.3f}")
         try:
             yield
         finally:

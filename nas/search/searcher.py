@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from nas.search.ahead import Ahead, num_ahead
 from nas.search.control import Control, EvaluationTimes, Limits
 from nas.search.decisions import distributions, vector_of
 from nas.search.pool import Pool
+from nas.search.record import Rung
+from nas.search.rung_decisions import RungDecisions
 from nas.search.sampler import ExhaustedError, UnseenSampler
 from nas.search.settings import Indices, KnownCosts, SweepSettings
 from nas.search.store import CandidateRecord, CandidateStore, Outcome
@@ -37,6 +39,9 @@ class Flight:
     """Of the Optuna trial."""
     vector: Indices
     record: CandidateRecord
+    rungs: list[Rung] = field(default_factory=list)
+    stopped: CandidateRecord | None = None
+    """Its record once it was decided to stop it, as it is in the store."""
 
 
 class SweepSearcher(Searcher):
@@ -81,12 +86,13 @@ class SweepSearcher(Searcher):
         self._times = EvaluationTimes(settings.trial_timeout_s)
         self.front = FrontTracker(pool.cost_bounds)
         self.outcomes: dict[str, Outcome] = {}
+        self._decisions = RungDecisions(settings.stopping, costs.error)
         self._counts: Counter[Outcome] = Counter()
         self._count_all()
 
     def suggest(self, trial_id: str) -> Any:
         """The next candidate's record as Tune config; None while all workers are busy; FINISHED at the end."""
-        done = self.counts()["done"]
+        done = self.num_finished
         stopping = self.stop_reason or self.callback_error or self.exhausted
         if done >= self.settings.num_candidates or (stopping and not self.flights):
             return Searcher.FINISHED
@@ -158,6 +164,23 @@ class SweepSearcher(Searcher):
             recipe_hash=self.settings.recipe_hash,
         )
 
+    def stops(self, trial_id: str, rung: Rung) -> bool:
+        """Whether a candidate that has reached a rung ends there; if so, that is in the store before it is said."""
+        flight = self.flights.get(trial_id)
+        if flight is None:
+            return True
+        flight.rungs.append(rung)
+        stopped = self._decisions.stopped(flight.record, flight.rungs, self.front.points)
+        if stopped is None:
+            return False
+        try:
+            self.store.append(stopped)
+        except UserError as problem:
+            self.stop_reason = self.stop_reason or problem
+            return False
+        flight.stopped = stopped
+        return True
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Book a result; whatever it was, neither a trial nor a candidate stays open behind it."""
         flight = self.flights.pop(trial_id, None)
@@ -178,12 +201,12 @@ class SweepSearcher(Searcher):
             self.stop_reason = self.stop_reason or UserError(result["fatal"])
             studies.fail(self.study, flight.number, studies.INTERRUPTED)
             return
-        record = None
+        record: CandidateRecord | None
         if "record" in result:
             record = CandidateRecord.model_validate_json(result["record"])
             self.store.append(record)
-        else:  # the process died, perhaps between storing and reporting
-            record = self.store.find_trial(flight.record.trial)
+        else:  # stopped, or the process died, perhaps between storing and reporting
+            record = flight.stopped or self.store.find_trial(flight.record.trial)
         if record is None:
             self.deaths += 1
             reason = (self.control and self.control.reason(flight.record.trial)) or DIED
@@ -212,8 +235,15 @@ class SweepSearcher(Searcher):
             self._counts[before] -= 1
         self._counts[record.outcome] += 1
         self.outcomes[record.candidate] = record.outcome
+        self._decisions.book(record)
         if record.outcome == "done":
             self.front.add(studies.values_of(record, self.costs))
+
+    @property
+    def num_finished(self) -> int:
+        """Candidates that count against `num_candidates`: those evaluated to the end, and those stopped."""
+        counts = self.counts()
+        return counts["done"] + counts["stopped"]
 
     def counts(self) -> Counter[Outcome]:
         """Number of candidates per outcome."""
@@ -225,6 +255,9 @@ class SweepSearcher(Searcher):
         self.outcomes = dict(zip(table["candidate"].to_pylist(), table["outcome"].to_pylist(), strict=True))
         self._counts = Counter(self.outcomes.values())
         self.front.extend(self.store.objectives(self.costs.error)[1])
+        if self.settings.early_stopping != "none":
+            for record in self.store.latest():
+                self._decisions.book(record)
 
     def _count_failure(self, reason: str) -> None:
         self.failed_now += 1
@@ -244,6 +277,7 @@ class SweepSearcher(Searcher):
                 done=counts["done"],
                 failed=counts["failed"],
                 infeasible=counts["infeasible"],
+                stopped=counts["stopped"],
                 front_size=self.front.size,
                 hypervolume=self.front.hypervolume,
                 total=self.settings.num_candidates,

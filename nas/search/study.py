@@ -17,11 +17,15 @@ from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.journal import UNFINISHED, StudyJournal, cut_torn_line, release_stale_lock
 from nas.search.settings import Indices, KnownCosts
 from nas.search.store import CandidateRecord, CandidateStore
+from nas.search.trial_history import FORECAST
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 
 JOURNAL = "study.log"
 INTERRUPTED = "interrupted"
+
+# What samplers learn from: a stopped evaluation says what the error was going to be, not that there is none.
+_WITH_VALUES = ("done", "stopped")
 
 
 def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -75,12 +79,16 @@ def start_attrs(space: SearchSpace, record: CandidateRecord) -> dict[str, Any]:
 def end_attrs(record: CandidateRecord) -> dict[str, Any]:
     """User attributes that are known when a candidate is finished."""
     attrs: dict[str, Any] = {"seconds": record.seconds, "metrics": record.metrics, "worker": record.worker}
+    if record.outcome == "stopped":
+        attrs[FORECAST] = [[record.predicted_low, record.predicted_high]]
     return attrs | ({"reason": record.reason} if record.reason else {})
 
 
 def values_of(record: CandidateRecord, costs: KnownCosts) -> list[float]:
-    """Objective values (error, latency, parameters) of a done record."""
-    return [record.metrics[costs.error], record.latency_ms, float(record.num_params)]
+    """Objective values (error, latency, parameters) of a done record, of a stopped one with the error predicted."""
+    error = record.predicted_error if record.outcome == "stopped" else record.metrics[costs.error]
+    assert error is not None
+    return [error, record.latency_ms, float(record.num_params)]
 
 
 def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: KnownCosts) -> None:
@@ -88,7 +96,7 @@ def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: Kno
     trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)  # no public way
     for key, value in end_attrs(record).items():
         study._storage.set_trial_user_attr(trial_id, key, value)
-    if record.outcome == "done":
+    if record.outcome in _WITH_VALUES:
         study.tell(number, values_of(record, costs))
     else:
         study.tell(number, state=TrialState.FAIL)
@@ -118,7 +126,7 @@ def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs
     for row, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
         known = by_name.get(name)
         # Unknown, not told yet, or given up as interrupted a moment before its worker stored it.
-        late = known is not None and outcome == "done" and known.state == TrialState.FAIL
+        late = known is not None and outcome in _WITH_VALUES and known.state == TrialState.FAIL
         if outcome != "infeasible" and (known is None or late or known.state in UNFINISHED):
             rows.append(row)
     new = []
@@ -149,7 +157,7 @@ def _frozen(
     space: SearchSpace, record: CandidateRecord, costs: KnownCosts, choices: dict[str, BaseDistribution]
 ) -> FrozenTrial:
     """A finished trial; without `create_trial`, whose checks take most of its time."""
-    done = record.outcome == "done"
+    done = record.outcome in _WITH_VALUES
     at = _when(record.finished_at)
     return FrozenTrial(
         number=-1,  # given by the study, as is the id

@@ -34,6 +34,8 @@ class SweepResult:
     """Finished candidates of the run, those of earlier sweeps included; `failed`, `infeasible` likewise."""
     failed: int
     infeasible: int
+    stopped: int
+    """Ended at a rung; they count against `num_candidates`, and never for the front."""
     front_size: int
     hypervolume: float
     exhausted: bool
@@ -52,24 +54,25 @@ def run_sweep(
     on_progress: Callable[..., None] | None = None,
     address: str | None = None,
 ) -> SweepResult:
-    """Evaluate candidates until `settings.num_candidates` of the run are done; go on where an earlier sweep stopped.
+    """Evaluate candidates until `settings.num_candidates` of the run are finished; go on where an earlier sweep ended.
 
-    Finished candidates live in `run_dir/store`, where the worker process writes each one before it reports it. The
-    study in `run_dir/study.log` is brought up to the store first; candidates whose evaluation was interrupted come
-    first, then the predicted front (:func:`warm_start`), then the sampler's proposals. No done candidate is evaluated
-    again, and no failed one unless `retry_failed`. A candidate fails when its evaluation raises or gives a metric
-    that is not finite; when its process dies it is tried once more.
+    Finished candidates live in `run_dir/store`, where the worker process writes each one before it reports it, and this
+    process each one that it stops. The study in `run_dir/study.log` is brought up to the store first; candidates whose
+    evaluation was interrupted come first, then the predicted front (:func:`warm_start`), then the sampler's proposals.
+    No done or stopped candidate is evaluated again, and no failed one unless `retry_failed`. A candidate fails when its
+    evaluation raises or gives a metric that is not finite; when its process dies it is tried once more.
 
     Args:
         space: what is searched.
         evaluate_factory: called once in each worker process (it is sent there by Ray: use a function of a module, or
-            a `functools.partial` of one with plain arguments); returns `evaluate(candidate) -> metrics`.
+            a `functools.partial` of one with plain arguments); returns `evaluate(candidate)`, which gives
+            metrics, or an iterator over rungs that ends with metrics (:data:`nas.search.evaluation.Evaluate`).
         objectives: known costs and the name of the error metric.
         settings: see :class:`SweepSettings`.
         run_dir: the run; one driver at a time.
         prior: predicted error (N,) of index matrices (N, stages), for the warm start and the records.
-        on_progress: called at the start and after each result with `done`, `failed`, `infeasible`, `front_size`,
-            `hypervolume`, `total`.
+        on_progress: called at the start and after each result with `done`, `failed`, `infeasible`, `stopped`,
+            `front_size`, `hypervolume`, `total`.
         address: of a Ray cluster (`auto`, `host:port`, `ray://...`); None starts Ray here.
 
     Raises:
@@ -120,7 +123,7 @@ def _sweep(
     if prior is not None and settings.num_warm_start:
         sampler.queue.extend(_warm_points(searcher, prior))
     searcher.report()
-    if searcher.counts()["done"] < settings.num_candidates and not pool.exhausted:
+    if searcher.num_finished < settings.num_candidates and not pool.exhausted:
         try:
             _drive(searcher, evaluate_factory, address)
         finally:
@@ -133,9 +136,10 @@ def _sweep(
         done=counts["done"],
         failed=counts["failed"],
         infeasible=counts["infeasible"],
+        stopped=counts["stopped"],
         front_size=searcher.front.size,
         hypervolume=searcher.front.hypervolume,
-        exhausted=counts["done"] < settings.num_candidates,
+        exhausted=searcher.num_finished < settings.num_candidates,
         seconds=time.monotonic() - start,
     )
 
@@ -171,7 +175,8 @@ def _make_folder(folder: Path) -> None:
 def _check_recipe(store: CandidateStore, settings: SweepSettings) -> None:
     table = store.table(store.latest_rows(), ("outcome", "recipe_hash"))
     pairs = zip(table["outcome"].to_pylist(), table["recipe_hash"].to_pylist(), strict=True)
-    others = {recipe_hash for outcome, recipe_hash in pairs if outcome == "done"} - {settings.recipe_hash}
+    finished = ("done", "stopped")
+    others = {recipe_hash for outcome, recipe_hash in pairs if outcome in finished} - {settings.recipe_hash}
     if others:
         raise UserError(
             f"{store.path} holds candidates evaluated with recipe {sorted(others)[0]!r}, not {settings.recipe_hash!r}; "
@@ -235,17 +240,25 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
         from ray import tune
 
         from nas.search.control import Control
+        from nas.search.scheduler import StoppingScheduler
         from nas.search.worker import Evaluator, Job
 
         _fit(searcher, room(cpus, gpus), address)
         control = tune_folder.parent / "control" if address is None else tune_folder / "control"
         searcher.control = Control(control)
-        job = Job(searcher.space, factory, folder, searcher.costs.error, control, threads=max(1, int(cpus)))
+        stopping = settings.early_stopping != "none"
+        threads = max(1, int(cpus))
+        job = Job(searcher.space, factory, folder, searcher.costs.error, control, threads, stopping)
         resources = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
         trainable = tune.with_resources(tune.with_parameters(Evaluator, job=job), resources)
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=StoppingScheduler(searcher) if stopping else None,
+                num_samples=-1,
+                reuse_actors=True,
+            ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(tune_folder),

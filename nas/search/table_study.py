@@ -6,10 +6,12 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.search.decisions import ExhaustedError, distributions, vector_of
+from nas.search.learning_curves import Forecast
 from nas.search.pool import OpenCandidates
 from nas.search.sampler import make_sampler
 from nas.search.settings import KnownObjectives, SamplerName
 from nas.search.table import CandidateTable, ReferenceName
+from nas.search.trial_history import FORECAST
 
 
 class StudyDoor:
@@ -81,3 +83,11 @@ class StudyDoor:
             self._study.tell(number, state=TrialState.FAIL)
         else:
             self._study.tell(number, [float(value) for value in self._table.values[row]])
+
+    def tell_stopped(self, row: int, forecast: Forecast) -> None:
+        """The evaluation of an asked row was stopped: its first objective is only expected, the others are known."""
+        number = self._numbers[row].pop(0)
+        storage = self._study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        storage.set_trial_user_attr(trial_id, FORECAST, [[forecast.low, forecast.high]])
+        self._study.tell(number, [forecast.median, *(float(value) for value in self._table.values[row, 1:])])

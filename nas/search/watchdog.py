@@ -1,9 +1,9 @@
 """A process of its own beside each worker: ends it when an evaluation takes too long or too much memory.
 
 Run as a script by :class:`nas.search.control.Watch`, which writes the name of each evaluation to its standard input as
-a line, and an empty line when it is over. A thread inside the worker could not do this: an evaluation that hangs in
-native code may keep Python's lock for ever. Only the standard library and psutil are imported, so that it starts in a
-moment and takes little memory.
+a line, behind it the seconds that its part up to now took, and a line without a name when it is over. A thread inside
+the worker could not do this: an evaluation that hangs in native code may keep Python's lock for ever. Only the standard
+library and psutil are imported, so that it starts in a moment and takes little memory.
 
     python watchdog.py WORKER_PID CONTROL_FOLDER
 """
@@ -83,7 +83,8 @@ def main(pid: int, folder: Path) -> None:
                 return
             *lines, text = (text + data).split(b"\n")
             if lines:
-                trial, seconds, last = lines[-1].decode(), 0.0, time.monotonic()
+                trial, _, before = lines[-1].decode().partition(" ")
+                seconds, last = float(before or 0), time.monotonic()
         if not trial:
             continue
         now = time.monotonic()

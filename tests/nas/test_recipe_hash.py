@@ -14,29 +14,29 @@ from pydantic import Field
 
 from experiments.cli import app
 from experiments.exits import run_app
+from nas import recipe_hash as recipe_hashes
 from nas.config import Calibration, Recipe, Section, load_recipe, recipe_hash
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
-#: Sections and fields that no version with these hashes had.
-ADDED_SINCE = (
-    "reuse",
-    "fidelity.features",
-    "search.cpus_per_trial",
-    "search.gpus_per_trial",
-    "search.trial_timeout_s",
-    "search.worker_memory_gb",
-)
+#: What could change while a run went on in the versions that hashed all else.
+FREE_THEN = ("name", "picks.", "export.", "search.num_candidates", "search.workers", "search.max_failures")
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as the versions that hashed all of it wrote it."""
-    tree = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
-    for key in ADDED_SINCE:
-        section, _, name = key.partition(".")
-        tree.get(section, {}).pop(name, None)
+    """The recipe as the versions that hashed all of it wrote it, without the fields that came later."""
+
+    def had(key: str) -> bool:
+        return key in recipe_hashes._ALWAYS or key.startswith(FREE_THEN)
+
+    tree = {}
+    for key, value in recipe.model_dump(mode="json").items():
+        if not isinstance(value, dict):
+            tree |= {key: value} if had(key) else {}
+        elif kept := {name: inner for name, inner in value.items() if had(f"{key}.{name}")}:
+            tree[key] = kept
     return tree
 
 
