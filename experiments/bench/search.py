@@ -10,7 +10,7 @@ minus `--error-from`. Samplers are told the `--known` objectives of every candid
 others of what they have evaluated. `--batch q`: q candidates are asked for, then all of them told. Hypervolumes
 are shares of the true front's below the reference point: `worst`, the worst value of each objective in the table, or
 `tight` (:meth:`nas.search.table.CandidateTable.reference`), which says more of the good end. Samplers that
-take a reference point (`ours`, `qlognehvi`) are told it; with `--hide-reference` they choose their own.
+can be given a reference point (`ours`, `qlognehvi`) choose their own, or are told it with `--tell-reference`.
 
 JSON: {"methods": {METHOD: {"hv": {N: {"median", "worst"}}, "evals_to": {SHARE: {"median", "worst"}}, "proposal_ms":
 {"median", "p90"}}}, "settings": {...}}. Medians and worst are over seeds; null is a share that was not reached, or a
@@ -96,7 +96,7 @@ def compare(
     batch: int = 1,
     reference: ReferenceName = "worst",
     processes: int = 1,
-    told: bool = True,
+    told: bool = False,
     journal: Path | None = None,
     prior: str | None = None,
 ) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, default=200, help="evaluations of a run")
     parser.add_argument("--batch", type=int, default=1, help="evaluations at a time")
     parser.add_argument("--reference", choices=("worst", "tight"), default="worst")
-    parser.add_argument("--hide-reference", action="store_true", help="tell no sampler the reference point")
+    parser.add_argument("--tell-reference", action="store_true", help="tell samplers the reference point")
     parser.add_argument("--processes", type=int, default=num_cores())
     parser.add_argument("--journal", type=Path, default=None, help="file that keeps finished runs (JSON lines)")
     parser.add_argument("--json", action="store_true")
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.batch,
             given.reference,
             given.processes,
-            not given.hide_reference,
+            given.tell_reference,
             given.journal,
             given.prior,
         )

@@ -33,7 +33,7 @@ class Job:
     budget: int
     batch: int
     reference: ReferenceName
-    told: bool = True
+    told: bool = False
     """Whether samplers that take a reference point are told it."""
     prior: str | None = None
     """Column of the table with predictions of its first unknown objective, which the sampler is told."""

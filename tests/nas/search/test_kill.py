@@ -75,7 +75,8 @@ def check_finished(run_dir, num, num_kills):
     states = Counter(t.state.name for t in study.trials)
     assert states["COMPLETE"] == num and states["RUNNING"] == states["WAITING"] == 0
     interrupted = [t for t in study.trials if t.state.name == "FAIL"]
-    assert {t.user_attrs["reason"] for t in interrupted} <= {"interrupted"} and len(interrupted) <= 2 * num_kills
+    # Two workers, and as many proposals made ahead for them that no worker had begun.
+    assert {t.user_attrs["reason"] for t in interrupted} <= {"interrupted"} and len(interrupted) <= 4 * num_kills
     # What was interrupted came first after the restart.
     return starts
 
