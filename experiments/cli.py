@@ -11,14 +11,18 @@ import typer
 
 from experiments.build_command import build
 from experiments.calibrate_command import calibrate
+from experiments.dashboard_command import dashboard
+from experiments.distill_command import distill
 from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
 from experiments.retarget_command import retarget
+from experiments.runs import find_run
 from experiments.simulate_command import simulate
 from experiments.space_command import space_app
 from experiments.space_profile_command import profile
+from experiments.status_command import status
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,15 +109,8 @@ def resume(run: Run, address: Address = None, json: Json = False) -> None:
         _closing(run_dir, json)
 
 
-@app.command()
-def status(run: Run, json: Json = False) -> None:
-    """Say how far a run is."""
-    run_dir = find_run(run)
-    _prepare()
-    from nas import run as loop
-
-    state = loop.status(run_dir)
-    print_json(state) if json else print_mapping(state)
+app.command()(status)
+app.command()(dashboard)
 
 
 @app.command()
@@ -174,6 +171,7 @@ def export(
 app.command()(predict)
 app.command()(build)
 app.command()(calibrate)
+app.command()(distill)
 app.command()(measure)
 app.command()(retarget)
 app.command()(simulate)
@@ -227,21 +225,14 @@ def _root(
         print(context.get_help())
 
 
-def find_run(text: str) -> Path:
-    """Return the folder of a run given as a path or as its name under runs/; UserError lists what there is."""
-    for folder in (Path(text), Path("runs") / text):
-        if (folder / "config.yaml").is_file():
-            return folder
-    known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
-    there = f"runs here: {', '.join(known)}" if known else "there are none under runs/; start one with `nanosd search`"
-    raise UserError(f"run {text}: no folder with a config.yaml there; {there}")
-
-
 def main() -> None:
     """Entry point of `nanosd`."""
     # One OpenMP thread a process unless told otherwise: two threads on two busy cores are several times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(run_app(app, sys.argv[1:]))
+    code = run_app(app, sys.argv[1:])
+    if session := sys.modules.get("nas.search.ray_session"):
+        session.end_with(code)
+    sys.exit(code)
 
 
 def _prepare() -> "Progress":

@@ -27,7 +27,7 @@ def retarget(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Draw the front of a run again for another device, from what it has evaluated."""
-    from experiments.cli import find_run
+    from experiments.runs import find_run
     from nas.quiet import quiet
 
     run_dir = find_run(run)

@@ -9,13 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search_spaces.atomic import WriteError, write_bytes, write_json
+from search_spaces.atomic import WriteError, replacing, write_bytes, write_json
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WriteError", "ensure_writable", "read_tensors", "write_bytes", "write_json", "write_tensors"]
+__all__ = [
+    "WriteError",
+    "ensure_writable",
+    "read_tensors",
+    "stream_tensors",
+    "write_bytes",
+    "write_json",
+    "write_tensors",
+]
 
 log = logging.getLogger("nanosd")
 
@@ -32,6 +40,41 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     return data
 
 
+def stream_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write tensors as safetensors one after the other, so that no more than one is copied in memory.
+
+    Raises:
+        WriteError: the place is full, read-only or no folder; the file that was there stays.
+    """
+    import torch
+    from safetensors.torch import _TYPES  # names of dtypes as the format has them
+
+    names = {dtype: name for name, dtype in _TYPES.items()}
+    # Widest first, as the library orders them, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(metadata or {})}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path = Path(path)
+    with replacing(path, 8 + len(text) + end) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = tensors[name].detach().cpu().contiguous()
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
 def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, torch.Tensor]] | None:
     """Metadata and tensors of a safetensors file whose metadata has this `key`; None where there is none.
 
@@ -44,21 +87,24 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, torch.
 
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.read(1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; make it readable or delete it") from error
     try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = dict(json.loads(data[8 : 8 + length])["__metadata__"])
-        tensors = safetensors.torch.load(data)
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        # Mapped, not read: a file of another key costs nothing, and of a large one nothing is in memory twice.
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            metadata["key"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata["key"] == key else {}  # noqa: SIM118
+    except (ValueError, KeyError, TypeError, OSError, safetensors.SafetensorError):
         aside = path.with_name(path.name + ".corrupt")
         os.replace(path, aside)
         log.warning("%s is damaged; moved to %s, its work is done again", path, aside.name)
         return None
-    return (metadata, tensors) if metadata.get("key") == key else None
+    return (metadata, tensors) if metadata["key"] == key else None
 
 
 def ensure_writable(folder: Path) -> None:

@@ -83,7 +83,10 @@ class BlockBank:
         return path
 
     def get(self, key: str, module: nn.Module) -> dict[str, Any]:
-        """Load the weights of `key` into `module` (in place) and return the stored meta.
+        """Give `module` the weights of `key` and return the stored meta.
+
+        The weights are mapped from the bank's file: processes that use the same block share its memory, and what is
+        written to a weight is this process's own. They keep the `requires_grad` of the module's.
 
         Raises:
             KeyError: the bank has no such block.
@@ -94,20 +97,22 @@ class BlockBank:
         record = self._record(key)
         path = self.weights_path(key)
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                num_bytes = file.tell()
         except FileNotFoundError:
             raise KeyError(f"no block {key} in {self.folder}") from None
-        if len(data) != record["num_bytes"]:
-            raise self._corrupt(path, f"{len(data)} bytes instead of {record['num_bytes']}")
-        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        if num_bytes != record["num_bytes"]:
+            raise self._corrupt(path, f"{num_bytes} bytes instead of {record['num_bytes']}")
+        if digest != record["sha256"]:
             raise self._corrupt(path, "its checksum differs from the stored one")
-        state = safetensors.torch.load(data)
+        state = safetensors.torch.load_file(path)
         wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if wanted != found:
             name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
             raise self._corrupt(path, f"tensor {name!r} does not fit the block that is asked for")
-        module.load_state_dict(state)
+        module.load_state_dict(state, assign=True)
         return dict(record["meta"])
 
     def _record(self, key: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nas.atomic import write_bytes
 from nas.errors import UserError
+from nas.fidelity.settings import FEATURES_PATTERN
 from nas.fields import closest, explain, section, walk
 from nas.recipe_hash import recipe_hash as recipe_hash
 from nas.recipe_hash import with_free_fields
@@ -25,24 +26,40 @@ class Section(BaseModel):
 class Data(Section):
     """Which images the blocks are distilled on."""
 
-    source: Literal["photos", "folder"] = Field(
+    source: Literal["photos", "folder", "shards", "teacher"] = Field(
         "photos",
         description="`photos`: crops of the photographs inside the scikit-image and scikit-learn wheels; "
-        "`folder`: your own images",
+        "`folder`: your own images; `shards`: webdataset tars; `teacher`: no images, latents that the teacher samples",
     )
     folder: str | None = Field(
         None, description="with `source: folder`: the folder of images, each with a caption in a .txt of the same name"
     )
+    shards: str | None = Field(
+        None, description="with `source: shards`: a folder of .tar files, a pattern, or `data/{000..127}.tar`"
+    )
+    prompts: str | None = Field(
+        None, description="with `source: teacher`: a text file, one prompt a line; null: the empty prompt"
+    )
+    ddim_steps: int = Field(20, ge=1, le=1000, description="with `source: teacher`: DDIM steps a sample")
+    guidance: float = Field(
+        2.0, ge=1, le=50, description="with `source: teacher`: guidance scale, where it has prompts"
+    )
     num_images: int = Field(512, ge=1, le=1_000_000, description="how many images (crops) are encoded to latents")
 
     @model_validator(mode="after")
-    def _folder_goes_with_source(self) -> "Data":
-        if self.source == "folder" and not self.folder:
-            raise ValueError("data.folder: null with data.source: folder; give the folder of images")
-        if self.source == "photos" and self.folder:
-            raise ValueError(
-                f"data.folder: {self.folder!r} is not used with data.source: photos; set data.source: folder"
-            )
+    def _places_go_with_source(self) -> "Data":
+        for source, key, what, needed in (
+            ("folder", "folder", "the folder of images", True),
+            ("shards", "shards", "the .tar files", True),
+            ("teacher", "prompts", "a file of prompts", False),
+        ):
+            value = getattr(self, key)
+            if needed and self.source == source and not value:
+                raise ValueError(f"data.{key}: null with data.source: {source}; give {what}")
+            if value and self.source != source:
+                raise ValueError(
+                    f"data.{key}: {value!r} is not used with data.source: {self.source}; set data.source: {source}"
+                )
         return self
 
 
@@ -81,6 +98,34 @@ class Distill(Section):
         ge=1,
         description="blocks in memory at once, 16 bytes a parameter each; null: all. It changes cost, not results",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of forward and backward passes; weights, moments and losses are float32 in each"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights that is kept in their place; null: none"
+    )
+    plateau_steps: int | None = Field(
+        None,
+        ge=1,
+        description="a block ends early when its loss over so many steps is not 1 % below that of as many before; "
+        "null: never",
+    )
+    min_gain: float = Field(
+        0.5, ge=0, le=1, description="options whose loss on held-out batches falls by less than this share are named"
+    )
+    device: str = Field(
+        "cpu", min_length=1, description="where blocks train: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one"
+    )
+    channels_last: bool = Field(False, description="convolutions' weights in that layout; results differ by rounding")
+    compile: bool = Field(False, description="blocks through torch.compile; results differ by rounding")
+    checkpointing: bool = Field(
+        False, description="activations inside a block are computed again for its gradient: less memory, more time"
+    )
+    workers: int = Field(
+        1, ge=1, le=10_000, description="processes that share the blocks out, each with a teacher pass of its own"
+    )
+    cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="processors of each, with more than one")
+    gpus_per_worker: float = Field(0.0, ge=0, le=1024, description="GPUs of each, with more than one")
 
 
 class Fidelity(Section):
@@ -91,15 +136,58 @@ class Fidelity(Section):
     ddim_steps: int = Field(10, ge=1, le=1000, description="DDIM steps a sample")
     batch_size: int = Field(64, ge=1, le=65_536, description="latents in one pass; guidance doubles it")
     guidance: float = Field(2.0, ge=1, le=50, description="classifier-free guidance scale; 1 is none")
+    features: str = Field(
+        "latents",
+        pattern=FEATURES_PATTERN,
+        description="what taFID looks at: `latents`, `vae-encoder` or `unet-encoder` of the teacher, `inception:FILE` "
+        "(FID's Inception weights) or `clip:FOLDER` (a CLIP image encoder); see [fidelity](fidelity.md)",
+    )
 
 
 class Search(Section):
     """The sweep: Ray Tune workers, Optuna's proposals, objectives fidelity, latency and parameters."""
 
     num_candidates: int = Field(48, ge=1, le=10_000_000, description="candidates to evaluate")
-    workers: int = Field(2, ge=1, le=10_000, description="worker processes of one thread each; at most one a core")
+    workers: int = Field(
+        2, ge=1, le=10_000, description="worker processes; with `cpus_per_trial: 1` at most one a processor"
+    )
+    cpus_per_trial: float = Field(
+        1.0, gt=0, le=1024, description="processors of a worker, a thread on each; fractions share one"
+    )
+    gpus_per_trial: float = Field(0.0, ge=0, le=1024, description="GPUs of a worker; 0.25: four workers share one")
+    trial_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="longest evaluation in seconds: its worker is ended, it is tried once more, then it has failed; "
+        "null: 20 times the median of those finished, at least a minute (a day until three have finished)",
+    )
+    worker_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="most memory of a worker in GB, beyond which it is ended as at `trial_timeout_s`; null: 90 % of "
+        "the machine's, in equal shares",
+    )
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
-        "tpe", description="who proposes the next candidate; `qlognehvi` needs the extra `botorch`"
+        "ehvi", description="who proposes the next candidate (docs/search.md); `qlognehvi` needs the extra `botorch`"
+    )
+    early_stopping: Literal["none", "dominance", "moasha"] = Field(
+        "none",
+        description="what ends an evaluation early: `dominance`: it is not expected to reach the front any more; "
+        "`moasha`: it is not among the best at a rung",
+    )
+    stopping_risk: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="of `dominance`: probability with which a candidate of the front may be stopped",
+    )
+    stopping_after: int = Field(
+        8, ge=3, le=10_000_000, description="of `dominance`: evaluations to the end before the first is stopped"
+    )
+    reduction_factor: float = Field(
+        3.0, gt=1, le=1000, description="of `moasha`: one candidate in so many goes on at each rung"
     )
     max_failures: int = Field(10, ge=0, le=10_000_000, description="failed candidates after which the sweep stops")
 

@@ -7,9 +7,11 @@ and topmost quarter of the possible places in the photograph of a coffee cup.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,13 +106,21 @@ def photo_crops(num: int, seed: int, size: int = 64) -> tuple[np.ndarray, list[s
     """
     if num < 1:
         raise UserError(f"number of images {num} is too small: at least 1 is needed")
-    rng = np.random.default_rng(seed)
     images = np.empty((num, size, size, 3), np.uint8)
     captions = []
-    for i in range(num):
+    for i, (image, caption) in zip(range(num), iter_crops(seed, size), strict=False):
+        images[i] = image
+        captions.append(caption)
+    return images, captions
+
+
+def iter_crops(seed: int, size: int = 64, start: int = 0) -> Iterator[tuple[np.ndarray, str]]:
+    """The crops of :func:`photo_crops` without end, from the `start`-th on."""
+    rng = np.random.default_rng(seed)
+    for i in count():
         photo = PHOTOS[i % len(PHOTOS)]
         x, y = rng.random(2)
         zoom = ZOOMS[int(rng.integers(len(ZOOMS)))]
-        images[i] = crop(photo, x, y, zoom, size)
-        captions.append(f"{photo.word} {COLUMNS[int(x * 4)]} {ROWS[int(y * 4)]} {zoom}")
-    return images, captions
+        if i >= start:
+            image = crop(photo, x, y, zoom, size)
+            yield image, f"{photo.word} {COLUMNS[int(x * 4)]} {ROWS[int(y * 4)]} {zoom}"

@@ -1,5 +1,7 @@
 """One quiet line of progress a phase: a live one on a terminal, an occasional plain one elsewhere."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,9 @@ class Phase:
         self.name, self.total = name, total
         self.done = 0
         self.counts: dict[str, float | int | str] = {}
-        self._skipped = 0
+        self.skipped = 0
+        self.on_change: Callable[[Phase], None] | None = None
+        """Called when something was counted."""
         self._start = time.monotonic()
 
     @property
@@ -41,16 +45,18 @@ class Phase:
         """Count n more units as done and set named counts (failed, infeasible, front ...); "" names a bare remark."""
         self.done += n
         self.counts.update(counts)
+        if self.on_change is not None:
+            self.on_change(self)
 
     def skip(self, n: int, **counts: float | int | str) -> None:
         """Count n units that an earlier process finished: done, but no evidence of this one's speed."""
-        self._skipped += n
+        self.skipped += n
         self.advance(n, **counts)
 
     @property
     def remaining_s(self) -> float | None:
         """Seconds left at the speed so far; None while unknown."""
-        worked = self.done - self._skipped
+        worked = self.done - self.skipped
         if self.total is None or worked <= 0:
             return None
         return self.seconds / worked * max(0, self.total - self.done)
@@ -80,11 +86,24 @@ class Progress:
         self._live = self._stream.isatty() if live is None else live
         self._silent = silent
         self.seconds: dict[str, float] = {}
+        self._on_change: Callable[[Phase], None] | None = None
+
+    @contextmanager
+    def followed(self, on_change: Callable[[Phase], None]) -> Iterator[None]:
+        """Within the block, call `on_change` when a phase begins and when something of it was counted."""
+        self._on_change = on_change
+        try:
+            yield
+        finally:
+            self._on_change = None
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
         """Run one phase; its line stays when it ends, and says so when it is broken off by an error."""
         phase = _PlainPhase(name, total, self._say) if not self._live else Phase(name, total)
+        phase.on_change = self._on_change
+        if self._on_change is not None:
+            self._on_change(phase)
         stopped: str | None = "  (interrupted)"
         try:
             if self._live and not self._silent:

@@ -11,7 +11,33 @@ if TYPE_CHECKING:
     from nas.config import Recipe
 
 #: Sections and fields that may change while a run goes on: what is finished stays comparable.
-FREE = frozenset({"name", "picks", "export", "reuse", "search.num_candidates", "search.workers", "search.max_failures"})
+FREE = frozenset(
+    [
+        "name",
+        "picks",
+        "export",
+        "reuse",
+        "search.num_candidates",
+        "search.workers",
+        "search.max_failures",
+        "search.cpus_per_trial",
+        "search.gpus_per_trial",
+        "search.trial_timeout_s",
+        "search.worker_memory_gb",
+        "distill.min_gain",
+        "distill.device",
+        "distill.channels_last",
+        "distill.compile",
+        "distill.checkpointing",
+        "distill.workers",
+        "distill.cpus_per_worker",
+        "distill.gpus_per_worker",
+        "search.early_stopping",
+        "search.stopping_risk",
+        "search.stopping_after",
+        "search.reduction_factor",
+    ]
+)
 
 #: Fields that are hashed whatever their value is. Never added to: a field that is not here is hashed only where it
 #: differs from its default, so that recipes from before there was that field keep their hash.

@@ -137,6 +137,34 @@ def closing_row(name: str, words: dict[str, str], teacher_ms: float, tafid_floor
         "before": {"latent_error": error, "noise_error": 0.6 * error, "tafid": 0.8 + 40 * error},
         "after": {"latent_error": error / 2, "noise_error": 0.3 * error, "tafid": 0.8 + 20 * error},
         "tafid_floor": tafid_floor,
+        "checks": checks(error),
+    }
+
+
+def checks(error: float) -> dict[str, Any]:
+    """The checks of a model of this error: everything that grows or falls with it does."""
+
+    def likeness(e: float) -> dict[str, Any]:
+        return {"psnr_db": 30 - 10 * e, "ssim": 1 / (1 + e), "perceptual": e / 4, "embedding_cosine": 1 / (1 + 3 * e)}
+
+    points = [60 + 120 * i for i in range(8)]
+    return {
+        "intervals": {"latent_error": [0.4 * error, 0.6 * error], "tafid": [0.8, 0.8 + 40 * error]},
+        "features": "latents",
+        "num_samples": 128,
+        "num_images": 32,
+        "noise_curve": [
+            {"timestep": t, "error": 60 * error / t, "low": 50 * error / t, "high": 70 * error / t} for t in points
+        ],
+        "images": likeness(error),
+        "unrelated": likeness(2.0),
+        "kernel_distance": error**2,
+        "kernel_interval": [-0.01, error**2 + 0.01],
+        "tafid_infinity": 20 * error,
+        "path_length_ratio": 1 - error / 10,
+        "largest_jump_ratio": 1 + error / 10,
+        "evaluation_seconds": 0.7,
+        "seconds": 2.5,
     }
 
 
@@ -226,7 +254,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     full = {stage: OPTIONS[stage][0] for stage in STAGES}
     teacher = closing_row("teacher", full, 0.0, 0.8) | {"candidate": None, "num_params": 2 * num_params(full)}
     teacher |= {"predicted_ms": None, "measured": {"median_ms": 5.0, "iqr_ms": 0.2}, "speed_up": 1.0}
-    teacher |= {"before": None, "after": None}
+    teacher |= {"before": None, "after": None, "checks": None}
     picked = [closing_row(k, {s: r[s] for s in STAGES}, 5.0, 0.8) for k, r in chosen.items()]
     dump("closing.json", {"rows": [teacher, *picked]})
     phases = ("prepare", "calibrate", "distill", "prior", "search", "pick", "finalize", "report")

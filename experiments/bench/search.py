@@ -2,20 +2,23 @@ r"""How many evaluations does each sampler need? Hypervolume on a table of candi
 
     python -m experiments.bench.search --table FILE.csv --arch arch --minimize 'error,params,flops' \
         --known params,flops --error-from mean_acc --methods ours,random,nsga2,tpe,gp --seeds 10 --budget 200 --json
+    python -m experiments.bench.search --table experiments/nanosd_bench/nanosd_bench.parquet \
+        --minimize latent_error,latency_ms,num_params --prior single_swap_sum --methods ours-prior,ours,nsga2,tpe,gp
 
 FILE (CSV or Parquet) has a column of architecture strings, one digit a decision, and numbers. `error` is 100 (or 1)
 minus `--error-from`. Samplers are told the `--known` objectives of every candidate, if they can use them, and the
 others of what they have evaluated. `--batch q`: q candidates are asked for, then all of them told. Hypervolumes
 are shares of the true front's below the reference point: `worst`, the worst value of each objective in the table, or
 `tight` (:meth:`nas.search.table.CandidateTable.reference`), which says more of the good end. Samplers that
-take a reference point (`ours`, `qlognehvi`) are told it; with `--hide-reference` they choose their own.
+can be given a reference point (`ours`, `qlognehvi`) choose their own, or are told it with `--tell-reference`.
 
 JSON: {"methods": {METHOD: {"hv": {N: {"median", "worst"}}, "evals_to": {SHARE: {"median", "worst"}}, "proposal_ms":
 {"median", "p90"}}}, "settings": {...}}. Medians and worst are over seeds; null is a share that was not reached, or a
 number of evaluations beyond the budget; a method is null where its library is not installed. `proposal_ms` is processor
 time a proposal. With `--journal FILE` finished runs are kept and not repeated.
 
-`ours` is the recipe's sampler `ehvi`. `nsga2`, `tpe` and `gp` are Optuna's NSGAIISampler (population 16), TPESampler
+`ours` is the recipe's sampler `ehvi`; `ours-prior` is told the column `--prior` too, a prediction of the only unknown
+objective for every candidate. `nsga2`, `tpe` and `gp` are Optuna's NSGAIISampler (population 16), TPESampler
 (multivariate) and GPSampler as they come: they may propose a candidate again, which costs an evaluation.
 `nsga2-unseen`, `tpe-unseen` and `gp-unseen` are the same inside the recipe's sweep, where the nearest candidate not yet
 proposed takes the place of a repeated one.
@@ -27,13 +30,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.bench.search_runs import METHODS, UNSEEN, Job, Run, run_jobs, sampler_name
+from experiments.bench.search_runs import METHODS, UNSEEN, WITH_PRIOR, Job, Run, run_jobs, sampler_name
 from experiments.processes import num_cores
 from nas.search.simulation_study import SHARES, over_seeds
 from nas.search.table import TableSource
@@ -71,9 +74,10 @@ def available(methods: Sequence[str]) -> dict[str, str | None]:
     """
     from nas.search.sampler import check_sampler
 
-    unknown = [method for method in methods if method not in (*METHODS, *UNSEEN)]
+    legal = (*METHODS, WITH_PRIOR, *UNSEEN)
+    unknown = [method for method in methods if method not in legal]
     if unknown:
-        raise UserError(f"--methods {','.join(unknown)}: no such method; legal are {', '.join((*METHODS, *UNSEEN))}")
+        raise UserError(f"--methods {','.join(unknown)}: no such method; legal are {', '.join(legal)}")
     found: dict[str, str | None] = {}
     for method in methods:
         try:
@@ -92,22 +96,30 @@ def compare(
     batch: int = 1,
     reference: ReferenceName = "worst",
     processes: int = 1,
-    told: bool = True,
+    told: bool = False,
     journal: Path | None = None,
+    prior: str | None = None,
 ) -> dict[str, Any]:
     """The bench's JSON; see the module.
 
     Raises:
-        UserError: a table or a method that cannot be used.
+        UserError: a table, a method or a prior that cannot be used.
     """
-    table = arguments.read()
+    told_prior = arguments if prior is None else replace(arguments, columns=(*arguments.columns, prior))
+    table = told_prior.read()
     missing = available(methods)
+    if (prior is None) == (WITH_PRIOR in methods):
+        raise UserError(f"method {WITH_PRIOR} and --prior COLUMN go together; give both or neither")
+    if prior is not None and table.known.count(False) != 1:
+        raise UserError(f"--prior {prior}: predicts one objective; give --known all others")
     for method, reason in missing.items():
         if reason is not None:
             print(f"{method}: left out, {reason}", file=sys.stderr)
     table.tracker(reference)  # says at once what is wrong with the reference
     jobs = [
-        Job(arguments, method, seed, budget, batch, reference, told)
+        Job(told_prior, method, seed, budget, batch, reference, told, prior)
+        if method == WITH_PRIOR
+        else Job(arguments, method, seed, budget, batch, reference, told)
         for seed in range(seeds)
         for method in methods
         if missing[method] is None
@@ -131,6 +143,7 @@ def compare(
             "seeds": seeds,
             "budget": budget,
             "batch": batch,
+            "prior": prior,
             "proposal_ms": "processor time of a proposal",
         },
     }
@@ -147,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--known", default=None, help="objectives known for every candidate; default: all but the first"
     )
     parser.add_argument("--error-from", default=None, help="column of accuracies that the error is made from")
+    parser.add_argument("--prior", default=None, metavar="COLUMN", help=f"prediction that {WITH_PRIOR} is told")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=200, help="evaluations of a run")
     parser.add_argument("--batch", type=int, default=1, help="evaluations at a time")
     parser.add_argument("--reference", choices=("worst", "tight"), default="worst")
-    parser.add_argument("--hide-reference", action="store_true", help="tell no sampler the reference point")
+    parser.add_argument("--tell-reference", action="store_true", help="tell samplers the reference point")
     parser.add_argument("--processes", type=int, default=num_cores())
     parser.add_argument("--journal", type=Path, default=None, help="file that keeps finished runs (JSON lines)")
     parser.add_argument("--json", action="store_true")
@@ -178,8 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.batch,
             given.reference,
             given.processes,
-            not given.hide_reference,
+            given.tell_reference,
             given.journal,
+            given.prior,
         )
     except UserError as error:
         print(error, file=sys.stderr)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nas.search.table import CandidateTable, ReferenceName
 
 METHODS = ("ours", "random", "nsga2", "tpe", "gp", "qlognehvi")
+# Told the predictions of --prior.
+WITH_PRIOR = "ours-prior"
 # Optuna's own samplers may propose what they have proposed before; these are the recipe's, which never do.
 UNSEEN = ("nsga2-unseen", "tpe-unseen", "gp-unseen")
 
@@ -31,12 +33,16 @@ class Job:
     budget: int
     batch: int
     reference: ReferenceName
-    told: bool = True
+    told: bool = False
     """Whether samplers that take a reference point are told it."""
+    prior: str | None = None
+    """Column of the table with predictions of its first unknown objective, which the sampler is told."""
 
     def key(self, digest: str) -> str:
         """Name of the run in a journal: everything that its result depends on, the table by its bytes."""
         facts = {**asdict(self), "table": {**asdict(self.table), "path": digest}}
+        if self.prior is None:
+            del facts["prior"]  # as in journals from before there were any
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -67,6 +73,7 @@ def run_job(job: Job) -> Run:
             job.seed,
             f"{job.method}-unseen" in UNSEEN,
             job.reference if job.told else None,
+            job.prior,
         ),
         table,
         Durations.draw(table, seconds=1.0),
@@ -89,7 +96,7 @@ def _read(source: TableSource) -> CandidateTable:
 
 def sampler_name(method: str) -> Any:
     """The recipe's name of a method's sampler."""
-    return "ehvi" if method == "ours" else method.removesuffix("-unseen")
+    return "ehvi" if method in ("ours", WITH_PRIOR) else method.removesuffix("-unseen")
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, journal: Path | None = None) -> Iterator[Run]:

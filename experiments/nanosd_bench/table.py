@@ -2,8 +2,9 @@
 
 One row a candidate in the order of `SearchSpace.enumerate()`. Columns: `arch` (an option number a stage, E1 to D1
 without `deep`), the option of every stage, `latency_ms`, `num_params`, `num_macs`, `noise_error`, `latent_error`,
-`latent_error_se` (its standard error over the samples), and `distilled_latent_error` and `distilled_noise_error` (of
-the candidates that were distilled briefly, else missing). The file's metadata say what it was made with: :func:`facts`.
+`latent_error_se` (its standard error over the samples), `single_swap_sum` (of :func:`single_swap_prior`), and
+`distilled_latent_error` and `distilled_noise_error` (of the candidates that were distilled briefly, else missing).
+The file's metadata say what it was made with: :func:`facts`.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def combine(job: Job) -> pd.DataFrame:
     frame["noise_error"] = noise.astype(np.float32)
     frame["latent_error"] = shares.mean(axis=1).astype(np.float32)
     frame["latent_error_se"] = (shares.std(axis=1, ddof=1) / np.sqrt(shares.shape[1])).astype(np.float32)
+    frame["single_swap_sum"] = single_swap_prior(frame).astype(np.float32)
     ids = {space.decode(row).id: number for number, row in enumerate(matrix)}
     for column in ("distilled_latent_error", "distilled_noise_error"):
         frame[column] = np.full(len(frame), np.nan, dtype=np.float32)

@@ -114,7 +114,7 @@ def align_many(
         for name, student in copies.items():
             if name not in stopped:
                 output = student(noisy, batch.timesteps, batch.context, return_dict=False)[0]
-                reason = _backward(student, output, target, curves[name], step, settings.clip)
+                reason = backward(student, output, target, curves[name], step, settings.clip)
                 if reason is not None:
                     stopped[name] = reason
         optimizer.step()
@@ -139,7 +139,7 @@ def _key(teacher: Teacher, students: Mapping[str, nn.Module], settings: AlignSet
     return json.dumps([teacher.key, data_key, settings.recipe(), digests], sort_keys=True)
 
 
-def _backward(student: nn.Module, output: Tensor, target: Tensor, curve: Tensor, step: int, clip: float) -> str | None:
+def backward(student: nn.Module, output: Tensor, target: Tensor, curve: Tensor, step: int, clip: float) -> str | None:
     """Gradients of one student; the reason to stop it where loss or gradient is not finite."""
     loss = relative_loss([output], [target], [target.var().clamp_min(1e-12)])
     curve[step] = value = loss.detach()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.atomic import read_tensors, write_tensors
+from nas.atomic import read_tensors, stream_tensors
 
 
 def make_optimizer(rates: Iterable[tuple[nn.Module, float]], weight_decay: float) -> torch.optim.AdamW:
@@ -90,7 +90,7 @@ def save(
             for part, value in (optimizer.state.get(parameter, {}) if optimizer is not None else {}).items():
                 tensors[prefix + part] = value
     header = {"key": key, "step": str(step), "info": json.dumps(dict(info), allow_nan=False)}
-    write_tensors(Path(path), {name: tensor.cpu() for name, tensor in tensors.items()}, header)
+    stream_tensors(Path(path), tensors, header)
 
 
 def load(path: Path, key: str) -> Checkpoint | None:

@@ -28,6 +28,10 @@ class BlockResult(BaseModel):
     `first_loss` is the relative loss before the first update, `last_loss` the mean over the last 5 % of
     the steps, `losses` about 50 means over the whole course. `status` `stopped` means a non-finite loss
     or gradient: `reason` says so, and the block is not in the bank.
+
+    `start_loss` and `end_loss` are the relative losses of the inherited and of the trained weights on the
+    same held-out batches, None in results of versions before there were these. Where the training made a
+    block worse, its inherited weights are in the bank, and `kept_inherited` says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +46,31 @@ class BlockResult(BaseModel):
     first_loss: float | None
     last_loss: float | None
     losses: tuple[float, ...] = ()
+    start_loss: float | None = None
+    end_loss: float | None = None
+    kept_inherited: bool = False
+
+    @property
+    def gain(self) -> float | None:
+        """Share of the inherited weights' loss that the training took away; None where it is not known.
+
+        0 where the inherited weights were kept, 1 where they were exact.
+        """
+        start, end = self.start_loss, self.end_loss
+        if start is None or end is None:  # of an earlier version: on the batches that it was trained on
+            start, end = self.first_loss, self.last_loss
+        if self.status == "stopped" or start is None or end is None:
+            return None
+        return 1.0 if start == 0 else max(0.0, 1 - end / start)
+
+
+def little_gain(results: Mapping[Block, BlockResult], min_gain: float) -> dict[Block, float]:
+    """Blocks whose training took away less than `min_gain` (a share) of their loss, with that gain.
+
+    Such an option is not worth keeping: the search cannot tell it from its untrained self.
+    """
+    gains = {block: result.gain for block, result in results.items()}
+    return {block: gain for block, gain in gains.items() if gain is not None and gain < min_gain}
 
 
 def save_results(path: Path, results: Mapping[Block, BlockResult]) -> None:

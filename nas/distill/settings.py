@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+# Fields that came after the first banks: part of a block's key only where they differ from their default.
+_LATER = ("precision", "ema", "plateau_steps")
 
 
 class DistillSettings(BaseModel):
     """Feature-wise generative distillation of the surrogate blocks.
 
     `max_parallel` bounds how many blocks are in memory at once (each costs 16 bytes a parameter); the
-    blocks then train in several passes. It changes cost, never results, so it is in no key.
+    blocks then train in several passes. It, `device`, `channels_last`, `compile` and `checkpointing`
+    change cost, and results by rounding at most, so they are in no key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,10 +29,20 @@ class DistillSettings(BaseModel):
     seed: int = 0
     checkpoint_every: int = Field(50, ge=1)
     max_parallel: int | None = Field(None, ge=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    ema: float | None = Field(None, gt=0, lt=1)
+    plateau_steps: int | None = Field(None, ge=1)
+    device: str = "cpu"
+    channels_last: bool = False
+    compile: bool = False
+    checkpointing: bool = False
 
-    def recipe(self) -> dict[str, float | int]:
+    def recipe(self) -> dict[str, float | int | str]:
         """What decides a block's weights: the settings without those that only affect cost and safety."""
-        return self.model_dump(exclude={"checkpoint_every", "max_parallel"})
+        fields = type(self).model_fields
+        later = {name for name in _LATER if getattr(self, name) == fields[name].default}
+        cost = {"checkpoint_every", "max_parallel", "device", "channels_last", "compile", "checkpointing"}
+        return self.model_dump(exclude=cost | later)
 
 
 class AlignSettings(BaseModel):

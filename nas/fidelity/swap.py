@@ -80,13 +80,17 @@ class SwapTable(BaseModel):
 
 
 class Additivity(NamedTuple):
-    """How measured errors relate to the sums of single-swap errors: quartiles of measured / sum."""
+    """How measured errors relate to the sums of single-swap errors: quartiles of measured / sum.
+
+    `log_correlation` is Pearson's of the logarithms of positive ones; None, as `kendall`, where a side is constant.
+    """
 
     num_candidates: int
     ratio_quartile1: float
     ratio_median: float
     ratio_quartile3: float
     kendall: float | None
+    log_correlation: float | None
 
 
 def base_candidate(unet: nn.Module, space: SearchSpace) -> Candidate:
@@ -172,7 +176,14 @@ def additivity(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Additivity:
     x, y = x[keep], y[keep]
     first, median, third = (float(q) for q in np.quantile(y / x, [0.25, 0.5, 0.75]))
     tau = float(kendalltau(x, y).statistic) if len(x) > 1 else float("nan")
-    return Additivity(len(x), first, median, third, tau if np.isfinite(tau) else None)
+    return Additivity(len(x), first, median, third, tau if np.isfinite(tau) else None, _log_correlation(x, y))
+
+
+def _log_correlation(x: Floats, y: Floats) -> float | None:
+    x, y = np.log(x[y > 0]), np.log(y[y > 0])
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _read_entries(path: Path, key: str) -> dict[str, float | str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from latency_predictors.information import INFORMATION
 from latency_predictors.judging import RULE
 from nas import plots
+from nas.fidelity.swap import additivity
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
-from nas.report import models, page
+from nas.report import checks, models, page
 from nas.report.models import conditions_text
 from nas.run_data import Device, RunData
 
@@ -190,13 +192,30 @@ def swaps(run: RunData) -> str:
     both = np.isfinite(priors)
     tau = data.kendall_tau(priors[both], errors[both])
     note = (
-        _small(f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates.")
+        _small(
+            f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates."
+            + _additivity(priors[both], errors[both])
+        )
         if tau is not None
         else ""
     )
     chart = page.figure(plots.prior_vs_measured(run), "prior")
     return page.section(
         "swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note, _drawn(run)
+    )
+
+
+def _additivity(priors: Any, errors: Any) -> str:
+    try:
+        found = additivity(priors, errors)
+    except ValueError:
+        return ""
+    correlation = (
+        "" if found.log_correlation is None else f" Correlation of the logarithms: {found.log_correlation:.3f}."
+    )
+    return (
+        f" Measured over summed: {found.ratio_median:.2f} in the middle, {found.ratio_quartile1:.2f} to "
+        f"{found.ratio_quartile3:.2f} for half of them; 1 is errors that simply add up.{correlation}"
     )
 
 
@@ -212,7 +231,24 @@ def blocks(run: RunData) -> str:
     )
     body = page.figure(plots.distill_losses(run), "blocks") if losses else page.missing(reason)
     stopped = "".join(page.missing(f"{b.stage} {b.option} stopped: {b.reason}") for b in run.blocks if b.reason)
-    return page.section("blocks", "How well each block learned its teacher", lead, body, stopped)
+    return page.section("blocks", "How well each block learned its teacher", lead, body, _little_gain(run), stopped)
+
+
+def _little_gain(run: RunData) -> str:
+    """Which options gained too little by training to be worth keeping."""
+    min_gain = float(((run.config or {}).get("distill") or {}).get("min_gain", 0.5))
+    measured = [block for block in run.blocks if block.gain is not None]
+    little = [block for block in measured if block.gain is not None and block.gain < min_gain]
+    if not measured:
+        return ""
+    if not little:
+        return page.notes([f"On held-out batches the loss of every block fell by {min_gain:.0%} or more."])
+    names = ", ".join(f"{block.stage} {block.option} ({block.gain:.0%})" for block in little)
+    sentence = (
+        f"Not worth keeping: {names}. On held-out batches their loss fell by less than {min_gain:.0%} "
+        "(distill.min_gain); leave them out of the search space, or train longer."
+    )
+    return page.notes([sentence])
 
 
 def phases(run: RunData) -> str:
@@ -259,6 +295,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("hypervolume", "hypervolume", history),
     ("latency", "latency", calibration),
     ("parameters", "parameters", params),
+    ("fidelity", "fidelity", checks.fidelity),
     ("swaps", "options", swaps),
     ("blocks", "distillation", blocks),
     ("time", "time", phases),
@@ -279,7 +316,7 @@ def _failures(run: RunData) -> str:
     first = f"; the first {len(rows)} of them" if len(rows) < run.evaluated.num_failed else ""
     return (
         page.details(
-            f"{run.evaluated.num_failed:,} did not finish{first}",
+            f"{run.evaluated.num_failed:,} were not evaluated to the end{first}",
             page.table(("candidate", "outcome", "reason"), rows, [False] * 3),
         )
         if rows

@@ -97,7 +97,7 @@ class RunContext:
         """Latents and captions that blocks are distilled on; encoded once per run."""
         from nas.run.dataset import cached_latents
 
-        return cached_latents(self.teacher, self.recipe, self.directory.work / "latents.safetensors")
+        return cached_latents(self.teacher, self.recipe, self.directory.work)
 
     @cached_property
     def bank(self) -> BlockBank:
@@ -200,7 +200,8 @@ class RunContext:
     def distill_settings(self) -> DistillSettings:
         from nas.distill.settings import DistillSettings
 
-        return DistillSettings(seed=self.recipe.seed, **self.recipe.distill.model_dump())
+        not_of_a_block = {"min_gain", "workers", "cpus_per_worker", "gpus_per_worker"}
+        return DistillSettings(seed=self.recipe.seed, **self.recipe.distill.model_dump(exclude=not_of_a_block))
 
     @property
     def align_settings(self) -> AlignSettings:

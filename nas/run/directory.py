@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -67,6 +68,11 @@ class RunDirectory:
     @property
     def timings(self) -> Path:
         return self.path / "timings.json"
+
+    @property
+    def progress(self) -> Path:
+        """The phase under way, see :mod:`nas.run.progress_file`."""
+        return self.path / "progress.json"
 
     @property
     def report(self) -> Path:
@@ -203,7 +209,8 @@ class RunDirectory:
 
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            # A moment of patience: whoever looks whether the run is held (`is_locked`) holds it for microseconds.
+            lock.acquire(timeout=0.2)
         except Timeout:
             raise UserError(
                 f"run {self.path}: another nanosd process is working on it; wait for it, stop it, "
@@ -219,18 +226,15 @@ class RunDirectory:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a process is working on the run."""
-        from filelock import FileLock, Timeout
-
-        if not (self.path / ".lock").exists():
-            return False
+        """Whether a process is working on the run; nothing is written, also not into a read-only copy."""
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                return False
-        except Timeout:
+            with open(self.path / ".lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        except OSError:  # a read-only copy of a run: nobody can be working on it
+        except OSError:  # none yet, or a file system without locks
             return False
+        return False
 
     def seconds(self) -> dict[str, float]:
         """Seconds spent per phase by all processes that ended a phase of this run."""

@@ -20,6 +20,7 @@ from search_spaces.candidate import Candidate
 if TYPE_CHECKING:
     from nas.export.closing import ClosingRow
     from nas.export.variant import VariantCard
+    from nas.fidelity.check_record import Checks
     from nas.fidelity.paired import Fidelity
     from search_spaces.unet import StagedUNet
 
@@ -40,6 +41,8 @@ class Finished:
         self.before = scores(before)
         self.after = scores(after)
         self.aligned = aligned
+        self.fidelity = after
+        """What :attr:`after` and its intervals are from."""
 
 
 def scores(fidelity: Fidelity) -> dict[str, float]:
@@ -135,9 +138,12 @@ def finalize(run: RunContext, picks: Mapping[str, Any], progress: Progress) -> N
             phase.skip(len(names), **{"": "variants finished before"})
         return
     finished = finish(run, names, run.directory.work, progress)
+    checks = _check(run, finished, progress)
     onnx_errors = _export(run, finished, progress)
     rows = _measure(run, finished, progress)
-    table = [_closing_row(run, row, finished.get(row.name), onnx_errors.get(row.name)) for row in rows]
+    table = [
+        _closing_row(run, row, finished.get(row.name), onnx_errors.get(row.name), checks.get(row.name)) for row in rows
+    ]
     teacher_ms = rows[0].measurement.median_ms
     for row in rows[1:]:
         known = card(run, row.name, finished[row.name]).latency
@@ -178,6 +184,19 @@ def _staged_teacher(run: RunContext) -> StagedUNet:
     from search_spaces.surgery import assemble, teacher_candidate
 
     return assemble(run.teacher.unet, teacher_candidate(run.teacher.unet), copy=False)
+
+
+def _check(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> dict[str, Checks]:
+    """The dearer comparisons of each pick with the teacher."""
+    from nas.fidelity.checks import Checker
+
+    found = {}
+    with progress.phase("check", len(finished)) as phase:
+        checker = Checker(run.evaluator)
+        for name, item in finished.items():
+            found[name] = checker.check(item.student, item.fidelity)
+            phase.advance()
+    return found
 
 
 def _export(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> dict[str, float]:
@@ -231,7 +250,9 @@ def _measure(run: RunContext, finished: Mapping[str, Finished], progress: Progre
         )
 
 
-def _closing_row(run: RunContext, row: ClosingRow, item: Finished | None, onnx_error: float | None) -> dict[str, Any]:
+def _closing_row(
+    run: RunContext, row: ClosingRow, item: Finished | None, onnx_error: float | None, checks: Checks | None
+) -> dict[str, Any]:
     """One row of closing.json; ``item`` is None for the teacher."""
     common = {
         "pick": row.name,
@@ -251,6 +272,7 @@ def _closing_row(run: RunContext, row: ClosingRow, item: Finished | None, onnx_e
         "after": item.after,
         "aligned": item.aligned,
         "onnx_max_relative_error": onnx_error,
+        "checks": None if checks is None else checks.model_dump(mode="json"),
     }
 
 

@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.config import Recipe
 from nas.progress import Progress
 from nas.run import finish, phases
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
+from nas.run.progress_file import ProgressFile
+
+if TYPE_CHECKING:
+    from nas.distill.results import Block, BlockResult
 
 T = TypeVar("T")
 
@@ -53,6 +57,36 @@ def resume(run_dir: Path | str, address: str | None, progress: Progress) -> RunR
     return _drive(run, address, progress, 0.0)
 
 
+def distill(
+    recipe: Recipe, run_dir: Path | str, patterns: str | None, address: str | None, progress: Progress
+) -> dict[Block, BlockResult]:
+    """Train a run's surrogate blocks, all or those that `patterns` names, and nothing else of it.
+
+    The folder is a run's: `search` of the same recipe goes on with it and trains none of them again.
+
+    Raises:
+        UserError: anything about recipe, teacher, images or patterns that the user can mend.
+    """
+    from nas.distill.blocks import select_blocks, surrogate_blocks
+
+    directory = RunDirectory(run_dir)
+    run = RunContext(recipe, directory)
+    start = time.monotonic()
+    if not directory.config.is_file():
+        directory.check_place()
+        phases.load(run, progress)
+    blocks = None if patterns is None else select_blocks(surrogate_blocks(run.teacher.unet, run.space), patterns)
+    directory.create(recipe)
+    with directory.lock():
+        _write_provenance(run)
+        phases.prepare(run, progress)
+        directory.add_seconds("prepare", time.monotonic() - start)
+        start = time.monotonic()
+        results = phases.distill(run, progress, blocks, address)
+        directory.add_seconds("distill", time.monotonic() - start)
+    return results
+
+
 def _drive(run: RunContext, address: str | None, progress: Progress, loading_s: float) -> RunResult:
     directory = run.directory
 
@@ -62,12 +96,13 @@ def _drive(run: RunContext, address: str | None, progress: Progress, loading_s: 
         directory.add_seconds(phase, time.monotonic() - start)
         return result
 
-    with directory.lock():
+    file = ProgressFile(directory.progress)
+    with directory.lock(), file.over(), progress.followed(file.follow):
         directory.add_seconds("prepare", loading_s)
         _write_provenance(run)
         timed("prepare", lambda: phases.prepare(run, progress))
         timed("calibrate", lambda: phases.calibrate(run, progress))
-        timed("distill", lambda: phases.distill(run, progress))
+        timed("distill", lambda: phases.distill(run, progress, address=address))
         table = timed("prior", lambda: phases.prior(run, progress))
         timed("search", lambda: phases.search(run, table, address, progress))
         picks: dict[str, Any] = timed("pick", lambda: phases.pick(run, progress))

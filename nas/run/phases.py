@@ -12,10 +12,11 @@ from nas.run.reuse import check_sources, num_reused, reuse_blocks, reuse_candida
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from latency_predictors.npu.profile import NpuProfile
     from latency_predictors.profile import DeviceProfile
+    from nas.distill.results import Block, BlockResult
     from nas.progress import Phase
 
 
@@ -40,6 +41,7 @@ def step_counter(phase: Phase) -> Callable[[int, int, str], None]:
 
 def load(run: RunContext, progress: Progress) -> None:
     """Load the teacher, check the sampler, the space and a given profile, count costs; nothing is written."""
+    from nas.fidelity.features import make_features
     from nas.search.sampler import check_sampler
 
     check_sampler(run.recipe.search.sampler)
@@ -49,6 +51,7 @@ def load(run: RunContext, progress: Progress) -> None:
         phase.advance(teacher=run.recipe.teacher)
         _ = run.costs
         check_sources(run)
+        make_features(run.recipe.fidelity.features, run.teacher)  # a path that is not there is told now
         if run.recipe.calibration.profile is not None:
             given_profile(run, run.recipe.calibration.profile)
         phase.advance(candidates=run.space.num_candidates)
@@ -56,10 +59,20 @@ def load(run: RunContext, progress: Progress) -> None:
 
 def prepare(run: RunContext, progress: Progress) -> None:
     """Encode the training images, or read back what was encoded before."""
+    from nas.run.dataset import cached_latents
+
     with progress.phase("prepare", run.recipe.data.num_images) as phase:
+        seen = 0
+
+        def report(done: int) -> None:
+            nonlocal seen
+            phase.advance(done - seen)
+            seen = done
+
+        # What is on disk counts as done at once; the run's own data set reads it.
+        cached_latents(run.teacher, run.recipe, run.directory.work, report)
         dataset = run.dataset
-        unreadable = {"unreadable files": len(dataset.skipped)} if dataset.skipped else {}
-        phase.skip(len(dataset), **unreadable)
+        phase.advance(0, **({"unreadable files": len(dataset.skipped)} if dataset.skipped else {}))
 
 
 def calibrate(run: RunContext, progress: Progress) -> None:
@@ -166,29 +179,48 @@ def check_budgets(run: RunContext) -> None:
         )
 
 
-def distill(run: RunContext, progress: Progress) -> None:
-    """Train every surrogate block that the bank does not hold."""
-    from nas.distill.blocks import distill_blocks, save_results, surrogate_blocks
+def distill(
+    run: RunContext, progress: Progress, blocks: Sequence[Block] | None = None, address: str | None = None
+) -> dict[Block, BlockResult]:
+    """Train every surrogate block, or these `blocks`, that the bank does not hold; what became of each.
 
-    settings = run.distill_settings
+    `blocks.json` is written once all blocks of the space are there.
+    """
+    from nas.distill.blocks import distill_blocks, missing_blocks, save_results, surrogate_blocks
+    from nas.run.distill_workers import distill_in_workers
+
+    settings, every = run.distill_settings, surrogate_blocks(run.teacher.unet, run.space)
+    wanted = every if blocks is None else blocks
     with progress.phase("distill", settings.steps) as phase:
         if copied := reuse_blocks(run):
             phase.advance(0, **{"blocks reused": copied})
-        results = distill_blocks(
-            run.teacher,
-            run.space,
-            run.batches(settings.batch_size),
-            settings,
-            run.bank,
-            run.directory.work,
-            run.dataset.key,
-            on_progress=step_counter(phase),
-        )
-        if all(result.status == "bank" for result in results.values()):
+        results, missing = missing_blocks(run.teacher, wanted, run.space, settings, run.bank, run.dataset.key)
+        if missing and run.recipe.distill.workers > 1:
+            results |= distill_in_workers(run, wanted, address, step_counter(phase))
+        elif missing:
+            results |= distill_blocks(
+                run.teacher,
+                run.space,
+                run.batches(settings.batch_size),
+                settings,
+                run.bank,
+                run.directory.work,
+                run.dataset.key,
+                on_progress=step_counter(phase),
+                blocks=missing,
+            )
+        else:
             phase.skip(settings.steps - phase.done, blocks=f"all {len(results)} in the bank")
-    assert list(results) == surrogate_blocks(run.teacher.unet, run.space)
-    # The losses of this run's training are worth more than "found in the bank" of a resumed one: the bank keeps them.
-    save_results(run.directory.blocks, results)
+    results = {block: results[block] for block in wanted}
+    whole, absent = results, len(wanted) != len(every)
+    if absent:
+        rest = [block for block in every if block not in results]
+        others, rest = missing_blocks(run.teacher, rest, run.space, settings, run.bank, run.dataset.key)
+        whole, absent = results | others, bool(rest)
+    if not absent:
+        # Blocks found in the bank have the losses of their training, which the bank keeps.
+        save_results(run.directory.blocks, {block: whole[block] for block in every})
+    return results
 
 
 def prior(run: RunContext, progress: Progress) -> Any:
@@ -239,9 +271,14 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
     with progress.phase("search", settings.num_candidates) as phase:
         first = True
 
-        def report(done: int, failed: int, infeasible: int, front_size: int, hypervolume: float, total: int) -> None:
+        def report(
+            done: int, failed: int, infeasible: int, stopped: int, front_size: int, hypervolume: float, total: int
+        ) -> None:
             nonlocal first
             counts: dict[str, Any] = {"failed": failed, "infeasible": infeasible, "front": front_size}
+            if settings.early_stopping != "none":
+                counts["stopped"] = stopped
+            done += stopped
             if first:
                 phase.skip(done, **counts, hypervolume=hypervolume)
             else:

@@ -30,6 +30,10 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
     _ = run.space  # one that no run can search is refused before anything heavy is loaded
     if recipe.data.folder is not None and not Path(recipe.data.folder).is_dir():
         raise UserError(f"image folder {recipe.data.folder!r} does not exist; give a folder with images and captions")
+    if recipe.data.shards is not None:
+        from nas.data.webdataset import shard_paths
+
+        shard_paths(recipe.data.shards)
     latency_of = "this machine"
     if recipe.calibration.profile is not None:
         from nas.latency import device_facts
@@ -77,6 +81,51 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
         "about_seconds_total": round(sum(seconds.values())),
         "about": duration(sum(seconds.values())),
         "estimate": "rough: from one teacher pass timed now, without loading, export and report",
+    }
+
+
+def distill_plan(recipe: Recipe, run_dir: Path | str, patterns: str | None) -> dict[str, Any]:
+    """What `nanosd distill` would train, about how long and in how much memory. Nothing is written.
+
+    Raises:
+        UserError: a teacher, space or pattern that cannot be used.
+    """
+    from nas.distill.blocks import select_blocks, surrogate_blocks
+    from nas.run.dataset import is_cached
+
+    run = RunContext(recipe, RunDirectory(run_dir))
+    run.directory.check_recipe(recipe)
+    costs = run.costs
+    blocks = surrogate_blocks(run.teacher.unet, run.space)
+    chosen = blocks if patterns is None else select_blocks(blocks, patterns)
+    present = 0
+    if is_cached(run.teacher, recipe, run.directory.work):  # else the blocks' keys would need the images encoded
+        from nas.distill.blocks import block_key
+
+        keys = [block_key(run.space, b, run.teacher.key, run.dataset.key, run.distill_settings) for b in chosen]
+        present = sum(run.bank.has(key) for key in keys)
+    index = {stage: list(names) for stage, names in run.space.options.items()}
+    params = [int(costs.num_params[stage][index[stage].index(option)]) for stage, option in chosen]
+    macs = sum(int(costs.num_macs[stage][index[stage].index(option)]) for stage, option in chosen)
+    settings = recipe.distill
+    at_once = sorted(params, reverse=True)[: settings.max_parallel]
+    to_train = len(chosen) - present
+    # Forward and backward of a block are three forwards.
+    passes = -(-len(chosen) // (settings.max_parallel or len(chosen))) + 3 * macs / costs.teacher.num_macs
+    seconds = settings.steps * settings.batch_size * _seconds_per_sample(run) * passes * to_train / len(chosen)
+    return {
+        "run": str(run.directory.path),
+        "teacher": recipe.teacher,
+        "blocks": len(chosen),
+        "blocks_in_bank": present,
+        "blocks_to_train": to_train,
+        "steps": settings.steps,
+        "workers": settings.workers,
+        "weights_and_moments_megabytes": round(16 * sum(at_once) / 1e6, 1),
+        "bank_megabytes": round(4 * sum(params) / 1e6, 1),
+        "about_seconds": round(seconds / min(settings.workers, max(1, len(chosen)))),
+        "about": duration(seconds / min(settings.workers, max(1, len(chosen)))),
+        "estimate": "rough: from one teacher pass on the CPU timed now, without encoding images",
     }
 
 

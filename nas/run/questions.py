@@ -1,4 +1,4 @@
-"""Questions to a run: how far it is, its front, a pick by a rule, a variant to export, a latency to predict."""
+"""Questions to a run: its front, a pick by a rule, a variant to export, a latency to predict."""
 
 from __future__ import annotations
 
@@ -20,35 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from latency_predictors.profile import DeviceProfile
-
-
-def status(run_dir: Path | str) -> dict[str, Any]:
-    """How far a run is: phases with seconds, candidates by outcome, front, whether a process is working on it."""
-    from nas.pareto import front
-    from nas.run.reuse import num_reused
-
-    run = RunContext.open(run_dir)
-    directory, store = run.directory, run.store
-    counts, reused = store.counts(), num_reused(store)
-    _, values = store.objectives()
-    latest = (
-        store.table(store.latest_rows(), ["candidate", "reason", "outcome"]).to_pylist() if counts["failed"] else []
-    )
-    failed = [{"candidate": r["candidate"], "reason": r["reason"]} for r in latest if r["outcome"] == "failed"]
-    return {
-        "run": str(directory.path),
-        "state": "running" if directory.is_locked() else "finished" if directory.report.is_file() else "stopped",
-        "teacher": run.recipe.teacher,
-        "space": run.recipe.space,
-        "phase_seconds": directory.seconds(),
-        "candidates_done": counts["done"],
-        "candidates_total": run.recipe.search.num_candidates + reused,
-        "candidates_failed": counts["failed"],
-        **({"candidates_reused": reused} if reused else {}),
-        "failures": failed,
-        "front_size": int(front(values).sum()),
-        "report": str(directory.report) if directory.report.is_file() else None,
-    }
 
 
 def pareto(run_dir: Path | str) -> tuple[pd.DataFrame, Path]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.recipe_hash import FREE
 from nas.run.directory import RunDirectory
 from search_spaces.errors import UserError
 
@@ -208,8 +209,9 @@ def _deciding(mine: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
     found: list[tuple[str, Any, Any]] = [("seed", mine.seed, theirs.seed)]
     for section in ("data", "distill", "fidelity"):
         here, there = getattr(mine, section).model_dump(), getattr(theirs, section).model_dump()
-        cost_only = ("checkpoint_every", "max_parallel")
-        found += [(f"{section}.{key}", here[key], there[key]) for key in here if key not in cost_only]
+        cost_only = FREE | {"distill.checkpoint_every", "distill.max_parallel"}
+        names = [(key, f"{section}.{key}") for key in here]
+        found += [(name, here[key], there[key]) for key, name in names if name not in cost_only]
     return found
 
 

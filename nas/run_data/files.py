@@ -18,7 +18,8 @@ Files and what is read from them (other keys are ignored):
     blocks.json          [{stage, option, status, reason, first_loss, last_loss}]
     picks.json           {pick: {candidate, rule}}
     closing.json         {rows: [{pick, candidate, num_params, num_macs, predicted_ms, measured: {median_ms, iqr_ms},
-                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor}]};
+                         speed_up, before: {latent_error, noise_error, tafid}, after: {...}, aligned, tafid_floor,
+                         checks: nas.fidelity.check_record.Checks or null}]};
                          target_device, target_ms, target_low_ms, target_high_ms where the search was for another device
     timings.json         {phases: {phase: seconds}}
     provenance.json      free key-value facts: versions, hashes, host
@@ -32,6 +33,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.fidelity.check_record import Checks
 from nas.run_data.candidates_file import read_candidates
 from nas.run_data.device_file import read_device
 from nas.run_data.types import (
@@ -169,7 +171,13 @@ def _range(value: Any) -> tuple[float, float] | None:
 def _read_blocks(path: Path) -> tuple[BlockLoss, ...]:
     blocks = [
         BlockLoss(
-            r["stage"], r["option"], number(r.get("first_loss")), number(r.get("last_loss")), text(r.get("reason"))
+            r["stage"],
+            r["option"],
+            number(r.get("first_loss")),
+            number(r.get("last_loss")),
+            text(r.get("reason")),
+            number(r.get("start_loss")),
+            number(r.get("end_loss")),
         )
         for r in _read_json(path)
     ]
@@ -210,7 +218,16 @@ def _closing_row(row: Mapping[str, Any]) -> ClosingRow:
         aligned=row.get("aligned"),
         target_device=text(row.get("target_device")),
         **{name: number(row.get(name)) for name in ("target_ms", "target_low_ms", "target_high_ms")},
+        checks=_read_checks(row.get("checks")),
     )
+
+
+def _read_checks(value: Any) -> Checks | None:
+    # They only add to the row: of another version, or damaged, they are left out and the page says that there are none.
+    try:
+        return None if value is None else Checks.model_validate(value)
+    except ValueError:
+        return None
 
 
 def _read_phases(path: Path) -> dict[str, float]:

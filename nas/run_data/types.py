@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.fidelity.check_record import Checks
 from nas.run_data.columns import Columns
 
 #: Stages of SD 1.x, in the order of a candidate's id.
@@ -108,6 +109,17 @@ class BlockLoss:
     first_loss: float | None
     last_loss: float | None
     reason: str | None = None
+    start_loss: float | None = None
+    """Of the inherited weights, on held-out batches."""
+    end_loss: float | None = None
+    """Of the trained weights, on the same ones."""
+
+    @property
+    def gain(self) -> float | None:
+        """Share of its inherited loss that a block lost by training, on held-out batches; None where not measured."""
+        if self.start_loss is None or self.end_loss is None or self.reason:
+            return None
+        return 1.0 if self.start_loss == 0 else max(0.0, 1 - self.end_loss / self.start_loss)
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,8 @@ class ClosingRow:
 
     `aligned` is False where the alignment brought the model no closer to the teacher and was not kept.
     `predicted_ms` is of the device that was measured; where the search was for another one, `target_...` are that
-    one's name and prediction with its 90 % interval.
+    one's name and prediction with its 90 % interval. `checks` are the dearer comparisons with the teacher after
+    alignment; None for the teacher and in older runs.
     """
 
     name: str
@@ -178,6 +191,7 @@ class ClosingRow:
     target_ms: float | None = None
     target_low_ms: float | None = None
     target_high_ms: float | None = None
+    checks: Checks | None = None
 
     @property
     def is_teacher(self) -> bool:

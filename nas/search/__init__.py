@@ -3,6 +3,7 @@
 Importing this package imports neither Ray nor Optuna; `run_sweep` does when it is called.
 """
 
+from nas.search.evaluation import PartialResult
 from nas.search.record import CandidateRecord, Rung
 from nas.search.settings import KnownCosts, SweepSettings
 from nas.search.store import STORE_FOLDER, CandidateStore
@@ -15,6 +16,7 @@ __all__ = [
     "CandidateRecord",
     "CandidateStore",
     "KnownCosts",
+    "PartialResult",
     "Rung",
     "SweepResult",
     "SweepSettings",

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from nas.pareto import ERROR_FLOOR
 from nas.search.candidate_pool import Costs, Room, columns
 from nas.search.decisions import DecisionSpace, ExhaustedError, Indices, distributions, params_of
-from nas.search.proposer import MAX_LISTED, Proposal, Proposer, Seen
+from nas.search.proposer import MAX_LISTED, Proposal, Proposer
 from nas.search.surrogate.features import Features
 from nas.search.surrogate.model import SurrogateSettings
 from nas.search.trial_history import TrialHistory, in_decades, signs_of
@@ -172,9 +172,7 @@ class KnownCostSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, 1, trial.number])
         closed = seen.closed
         while True:
-            proposal = self._proposer.propose(
-                Seen(seen.vectors, seen.values, seen.pending, closed, seen.constraints), rng
-            )
+            proposal = self._proposer.propose(replace(seen, closed=closed), rng)
             if proposal is None or self._is_open is None:
                 return proposal
             vector = np.array(proposal.vector, dtype=np.int64)

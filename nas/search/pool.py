@@ -59,6 +59,16 @@ class OpenCandidates:
             self._open[rank] = False
             self._num_open -= 1
 
+    def take_all(self, matrix: Indices) -> None:
+        """Never propose any of these candidates (N, decisions) again."""
+        if not len(matrix):
+            return
+        ranks = self._space.rank(matrix)
+        self._taken.update(int(rank) for rank in ranks)
+        if self._table is not None:
+            self._open[ranks] = False
+            self._num_open = int(self._open.sum())
+
     def release(self, vector: Indices) -> None:
         """Undo :meth:`take`: the candidate may be proposed again."""
         rank = int(self._space.rank(vector[None])[0])

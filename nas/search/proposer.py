@@ -46,6 +46,9 @@ class Seen:
     """(c, decisions) others that must not be proposed."""
     constraints: Mapping[str, Floats] = field(default_factory=dict)
     """(n,) measured values that must not be above zero; NaN where unknown."""
+    deviations: Floats | None = None
+    """(n, unknown objectives) standard deviations of values that were predicted because the evaluation was stopped; 0
+    of measured ones (None: all are)."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,14 @@ class Proposer:
         anew = False
         believed = []
         for u, surrogate in enumerate(self._surrogates):
-            anew |= surrogate.update(keys, features, seen.values[:, u])
+            predicted = None if seen.deviations is None else seen.deviations[:, u]
+            anew |= surrogate.update(keys, features, seen.values[:, u], predicted)
             believed.append(surrogate.believed(keys[num:]))
         values = np.concatenate([seen.values, np.column_stack(believed)]) if len(keys) > num else seen.values
         points = np.concatenate([values, costs], axis=1)
         met = np.ones(len(keys), dtype=bool)
+        if seen.deviations is not None:  # what was never measured is not on the front
+            met[:num] = (seen.deviations == 0).all(axis=1)
         for name, measured in seen.constraints.items():
             met[:num] &= ~(measured > 0)
             self._constraints.setdefault(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from nas.search.ray_watch import RayWatch
 from search_spaces.errors import UserError
 
 SESSION_FILE = "ray_session.json"
@@ -49,7 +53,7 @@ _ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Path]:
+def ray_session(folder: Path, num_cpus: int, address: str | None) -> Iterator[Path]:
     """Start Ray here (or join the cluster at `address`) and stop it afterwards; yields a folder for Tune's files.
 
     An own Ray writes below a short temporary folder, which is removed at the end. What a killed driver of the same
@@ -58,7 +62,7 @@ def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Pat
 
     Args:
         folder: of the run's store.
-        workers: CPUs of an own Ray.
+        num_cpus: of an own Ray; GPUs it counts itself.
         address: of a running cluster; the run directory must be on a file system that all its nodes share.
 
     Raises:
@@ -76,28 +80,84 @@ def ray_session(folder: Path, workers: int, address: str | None) -> Iterator[Pat
         import ray
 
         own = not ray.is_initialized()
+        watch: RayWatch | None = None
         try:
             if own:
-                _start(workers, address, temp_dir)
+                _start(num_cpus, address, temp_dir)
+                watch = RayWatch(functools.partial(_end_without_ray, folder)) if address is None else None
             for name in ("ray", "ray.tune", "ray.air", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             yield temp_dir / "tune" if address is None else folder / "tune"
+        except KeyboardInterrupt:
+            if watch is None or watch.dead is None:
+                raise
+            raise UserError(_stopped(watch.dead)) from None
         finally:
+            if watch is not None:
+                watch.stop()
             if own:
-                ray.shutdown()
+                if watch is not None and watch.dead is not None:
+                    _abandon()
+                else:
+                    ray.shutdown()
                 _kill_token(token)
             shutil.rmtree(temp_dir, ignore_errors=True)
             shutil.rmtree(folder / "tune", ignore_errors=True)
             note.unlink(missing_ok=True)
 
 
-def _start(workers: int, address: str | None, temp_dir: Path) -> None:
+_END = {"code": 1}
+
+
+def end_with(code: int) -> None:
+    """Say which exit code a process is to end with that has left a broken Ray behind (1 unless said)."""
+    _END["code"] = code
+
+
+def _stopped(dead: str) -> str:
+    return (
+        f"Ray stopped in the middle of the sweep (its {dead} died); what is finished is kept, go on with: nanosd resume"
+    )
+
+
+def _end_without_ray(folder: Path, dead: str) -> None:
+    """End this process, whose main thread waits for a Ray that is not there; the next start clears up the study."""
+    clear_leftovers(folder)
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which a progress display has hidden
+    with contextlib.suppress(OSError):
+        os.write(2, f"{show_cursor}\n{_stopped(dead)}\n".encode())
+    os._exit(_END["code"])
+
+
+def _abandon() -> None:
+    """Leave a Ray that has lost one of its processes.
+
+    At the end of this process Ray would wait a minute for the lost one, and its native threads would then crash in an
+    interpreter that is half taken down; so the process ends by itself before, once everything else has been done.
+    """
+    import atexit
+
+    from ray._private import worker
+
+    if sys.excepthook is worker.custom_excepthook:  # which tells the GCS server about the error
+        sys.excepthook = worker.normal_excepthook
+
+    def end() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_END["code"])
+
+    atexit.register(end)  # the last one registered runs first: before those of Ray
+
+
+def _start(num_cpus: int, address: str | None, temp_dir: Path) -> None:
     import ray
 
     if address is None:
         ray.init(
             address="local",
-            num_cpus=workers,
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
@@ -127,6 +187,23 @@ def _start(workers: int, address: str | None, temp_dir: Path) -> None:
             f"cannot join the Ray cluster at address {address!r} ({first}); start one with: ray start --head; if it "
             "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as on its head"
         ) from None
+
+
+def room(cpus: float, gpus: float) -> tuple[int, int]:
+    """How many workers of so many processors and GPUs the cluster has room for, in all and on its largest node."""
+    import ray
+
+    per_node = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = has.get("CPU", 0.0) / cpus
+            if gpus:
+                # A GPU is shared, but a worker's part of one lies on one.
+                each = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
+                fits = min(fits, has.get("GPU", 0.0) * each)
+            per_node.append(math.floor(fits + 1e-9))
+    return sum(per_node), max(per_node, default=0)
 
 
 def clear_leftovers(folder: Path) -> int:

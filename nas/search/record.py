@@ -8,17 +8,18 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-Outcome = Literal["done", "failed", "infeasible"]
+Outcome = Literal["done", "failed", "infeasible", "stopped"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Rung(BaseModel):
-    """What was measured of a candidate on its way, after a number of training steps."""
+    """What was measured of a candidate on its way, after a number of steps: of training, or of samples compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(ge=0)
     metrics: dict[str, FiniteFloat]
+    """`<metric>_se` is the standard error of a metric, where it is known."""
     seconds: FiniteFloat = 0.0
     """Since the evaluation began."""
 
@@ -48,6 +49,12 @@ class CandidateRecord(BaseModel):
     """What the evaluator measured (latent_error, noise_error, tafid ...)."""
     rungs: tuple[Rung, ...] = ()
     """What it measured on the way, by growing number of steps."""
+    predicted_error: FiniteFloat | None = None
+    """What the error of a stopped candidate was expected to be in the end (median)."""
+    predicted_low: FiniteFloat | None = None
+    """5 % quantile of it."""
+    predicted_high: FiniteFloat | None = None
+    """95 % quantile of it."""
     trial: str
     """Unique name of the evaluation: a record is stored once however often it is appended."""
     reused_from: str | None = None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.pareto import REFERENCE
 from nas.search.decisions import DecisionSpace
+from nas.search.stopping import EarlyStopping, StoppingSettings
 from search_spaces.sampling import sample_within
 from search_spaces.space import SearchSpace
 
@@ -32,11 +33,27 @@ class SweepSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_candidates: int = Field(48, ge=1)
-    """Finished candidates at which the sweep ends, those of earlier sweeps of the run included."""
+    """Finished candidates, stopped ones among them, at which the sweep ends; earlier sweeps of the run count."""
     workers: int = Field(2, ge=1)
-    """Evaluating processes, one thread each."""
-    sampler: SamplerName = "tpe"
+    """Evaluating processes."""
+    cpus_per_trial: float = Field(1.0, gt=0)
+    """Processors of each worker, as Ray counts them; as many threads, but at least one."""
+    gpus_per_trial: float = Field(0.0, ge=0)
+    """GPUs of each worker; below 1, workers share one."""
+    trial_timeout_s: float | None = Field(None, gt=0)
+    """Longest evaluation; None: 20 times the median of those that have finished, but at least a minute."""
+    worker_memory_gb: float | None = Field(None, gt=0)
+    """Most memory of a worker, in 10^9 bytes; None: 90 % of the machine's, shared by its workers."""
+    sampler: SamplerName = "ehvi"
     seed: int = 0
+    early_stopping: EarlyStopping = "none"
+    """What ends an evaluation at a rung, see :mod:`nas.search.stopping`."""
+    stopping_risk: float = Field(0.05, gt=0, le=0.5)
+    """Of `dominance`: probability with which a candidate that belongs on the front may be stopped."""
+    stopping_after: int = Field(8, ge=3)
+    """Of `dominance`: evaluations to the end before the first is stopped."""
+    reduction_factor: float = Field(3.0, gt=1)
+    """Of `moasha`: one candidate in so many goes on at each rung."""
     max_failures: int = Field(10, ge=0)
     """Failed evaluations of one sweep after which it stops."""
     num_warm_start: int = Field(12, ge=0)
@@ -49,6 +66,11 @@ class SweepSettings(BaseModel):
     """Evaluate failed candidates of earlier sweeps again (after what made them fail is mended)."""
     recipe_hash: str = ""
     """Written into every record; finished records with another hash are refused."""
+
+    @property
+    def stopping(self) -> StoppingSettings:
+        """Those of early stopping."""
+        return StoppingSettings(self.early_stopping, self.stopping_risk, self.stopping_after, self.reduction_factor)
 
 
 @dataclass(frozen=True)

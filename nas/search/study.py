@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import warnings
-from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.decisions import distributions, params_of, vector_of
+from nas.search.journal import UNFINISHED, StudyJournal, cut_torn_line, release_stale_lock
 from nas.search.settings import Indices, KnownCosts
-from nas.search.store import CandidateRecord
+from nas.search.store import CandidateRecord, CandidateStore
+from nas.search.trial_history import FORECAST
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 
 JOURNAL = "study.log"
 INTERRUPTED = "interrupted"
 
-UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+# What samplers learn from: a stopped evaluation says what the error was going to be, not that there is none.
+_WITH_VALUES = ("done", "stopped")
 
 
 def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -38,8 +39,8 @@ def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSa
     """
     path = run_dir / JOURNAL
     try:
-        _release_stale_lock(path)
-        _cut_torn_line(path)
+        release_stale_lock(path)
+        cut_torn_line(path)
         return _load(path, run_dir.name, costs, sampler)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; free space or make the folder writable") from None
@@ -52,7 +53,7 @@ def open_study(run_dir: Path, costs: KnownCosts, sampler: optuna.samplers.BaseSa
 
 def _load(path: Path, name: str, costs: KnownCosts, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(path)))
+    storage = StudyJournal(path)
     study = optuna.create_study(
         storage=storage, sampler=sampler, study_name=name, directions=["minimize"] * 3, load_if_exists=True
     )
@@ -68,27 +69,6 @@ def _load(path: Path, name: str, costs: KnownCosts, sampler: optuna.samplers.Bas
     return study
 
 
-def _release_stale_lock(path: Path) -> None:
-    # The run is locked by its owner, so a lock found at the start belongs to a killed process; Optuna itself would
-    # wait 30 s for it.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{path}.lock")
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with open(path, "rb+") as file:
-        data = file.read()
-        end = data.rfind(b"\n") + 1
-        if end != len(data):
-            file.truncate(end)
-            return
-        # A line can be whole and yet half a record, if the crash lost a page in the middle: Optuna raises then.
-        last = data[:end].splitlines()[-1:] or [b"{}"]
-        json.loads(last[0])
-
-
 def start_attrs(space: SearchSpace, record: CandidateRecord) -> dict[str, Any]:
     """User attributes that are known when a candidate is proposed."""
     words = " ".join(f"{stage}:{name}" for stage, name in record.options.items())
@@ -99,12 +79,16 @@ def start_attrs(space: SearchSpace, record: CandidateRecord) -> dict[str, Any]:
 def end_attrs(record: CandidateRecord) -> dict[str, Any]:
     """User attributes that are known when a candidate is finished."""
     attrs: dict[str, Any] = {"seconds": record.seconds, "metrics": record.metrics, "worker": record.worker}
+    if record.outcome == "stopped":
+        attrs[FORECAST] = [[record.predicted_low, record.predicted_high]]
     return attrs | ({"reason": record.reason} if record.reason else {})
 
 
 def values_of(record: CandidateRecord, costs: KnownCosts) -> list[float]:
-    """Objective values (error, latency, parameters) of a done record."""
-    return [record.metrics[costs.error], record.latency_ms, float(record.num_params)]
+    """Objective values (error, latency, parameters) of a done record, of a stopped one with the error predicted."""
+    error = record.predicted_error if record.outcome == "stopped" else record.metrics[costs.error]
+    assert error is not None
+    return [error, record.latency_ms, float(record.num_params)]
 
 
 def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: KnownCosts) -> None:
@@ -112,7 +96,7 @@ def finish(study: optuna.Study, number: int, record: CandidateRecord, costs: Kno
     trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)  # no public way
     for key, value in end_attrs(record).items():
         study._storage.set_trial_user_attr(trial_id, key, value)
-    if record.outcome == "done":
+    if record.outcome in _WITH_VALUES:
         study.tell(number, values_of(record, costs))
     else:
         study.tell(number, state=TrialState.FAIL)
@@ -125,48 +109,71 @@ def fail(study: optuna.Study, number: int, reason: str) -> None:
     study.tell(number, state=TrialState.FAIL)
 
 
-def replay(
-    study: optuna.Study, space: SearchSpace, records: Sequence[CandidateRecord], costs: KnownCosts
-) -> list[Indices]:
+def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs: KnownCosts) -> list[Indices]:
     """Bring the study up to the store after a stop of any kind.
 
-    Records that the study does not know are told (or added); trials left RUNNING by a killed driver are failed with
-    the reason 'interrupted'.
+    Records that the study does not know are told (or added, all with one write); trials left RUNNING by a killed driver
+    are failed with the reason 'interrupted'. Of records that the study knows only names and outcomes are read.
 
     Returns:
         Index vectors of the interrupted candidates that have no record: to be evaluated first.
     """
     trials = study.get_trials(deepcopy=False)
     by_name = {t.user_attrs["trial"]: t for t in trials if "trial" in t.user_attrs}
-    for record in records:
-        if record.outcome == "infeasible":
-            continue
+    table = store.table(np.arange(len(store)), ("candidate", "trial", "outcome"))
+    recorded, names, outcomes = (table[name].to_pylist() for name in ("candidate", "trial", "outcome"))
+    rows = []
+    for row, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
+        known = by_name.get(name)
+        # Unknown, not told yet, or given up as interrupted a moment before its worker stored it.
+        late = known is not None and outcome in _WITH_VALUES and known.state == TrialState.FAIL
+        if outcome != "infeasible" and (known is None or late or known.state in UNFINISHED):
+            rows.append(row)
+    new = []
+    for record in store.at(np.array(rows, dtype=np.int64)):
         known = by_name.get(record.trial)
         if known is not None and known.state in UNFINISHED:
             finish(study, known.number, record, costs)
-        elif known is None or (record.outcome == "done" and known.state == TrialState.FAIL):
-            # Unknown, or given up as interrupted a moment before its worker stored it.
-            study.add_trial(_frozen(space, record, costs))
-    recorded = {record.candidate for record in records}
+        else:
+            new.append(record)
+    if new:
+        storage = study._storage
+        assert isinstance(storage, StudyJournal)
+        choices = distributions(space)
+        storage.add_trials(study, [_frozen(space, record, costs, choices) for record in new])
+    evaluated = set(recorded)
     again: dict[tuple[int, ...], Indices] = {}
     for trial in study.get_trials(deepcopy=False, states=UNFINISHED):
         wanted = {decision.name for decision in space.free_decisions}
         if wanted <= set(trial.params):  # else killed while it was being proposed
             vector = vector_of(space, trial.params)
-            if space.decode(vector).id not in recorded:
+            if space.decode(vector).id not in evaluated:
                 again[tuple(vector)] = vector
         fail(study, trial.number, INTERRUPTED)
     return list(again.values())
 
 
-def _frozen(space: SearchSpace, record: CandidateRecord, costs: KnownCosts) -> FrozenTrial:
-    import numpy as np
-
-    done = record.outcome == "done"
-    return create_trial(
+def _frozen(
+    space: SearchSpace, record: CandidateRecord, costs: KnownCosts, choices: dict[str, BaseDistribution]
+) -> FrozenTrial:
+    """A finished trial; without `create_trial`, whose checks take most of its time."""
+    done = record.outcome in _WITH_VALUES
+    at = _when(record.finished_at)
+    return FrozenTrial(
+        number=-1,  # given by the study, as is the id
+        trial_id=-1,
         state=TrialState.COMPLETE if done else TrialState.FAIL,
+        value=None,
         values=values_of(record, costs) if done else None,
+        datetime_start=at - timedelta(seconds=record.seconds),
+        datetime_complete=at,
         params=params_of(space, np.array(record.vector)),
-        distributions=distributions(space),
+        distributions=choices,
         user_attrs=start_attrs(space, record) | end_attrs(record),
+        system_attrs={},
+        intermediate_values={},
     )
+
+
+def _when(finished_at: str) -> datetime:
+    return datetime.fromisoformat(finished_at) if finished_at else datetime.now(UTC)

@@ -6,10 +6,12 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.search.decisions import ExhaustedError, distributions, vector_of
+from nas.search.learning_curves import Forecast
 from nas.search.pool import OpenCandidates
 from nas.search.sampler import make_sampler
 from nas.search.settings import KnownObjectives, SamplerName
 from nas.search.table import CandidateTable, ReferenceName
+from nas.search.trial_history import FORECAST
 
 
 class StudyDoor:
@@ -25,6 +27,7 @@ class StudyDoor:
         repeats: let the sampler propose what it has proposed before, as Optuna's own do; else the nearest candidate
             that it has not proposed is taken instead, as in a sweep.
         reference: tell samplers that take one the reference point of the hypervolume; None: they choose their own.
+        prior: column of the table that predicts its only unknown objective; samplers that take a prior are told it.
 
     Raises:
         UserError: an unknown sampler, or one whose library is not installed.
@@ -37,11 +40,18 @@ class StudyDoor:
         seed: int,
         repeats: bool = False,
         reference: ReferenceName | None = None,
+        prior: str | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._table, self._repeats = table, repeats
         point = None if reference is None else tuple(table.reference(reference).tolist())
-        known = KnownObjectives(table.known_costs, table.known, reference=point)
+        predicted = None if prior is None else table.columns[prior]
+        known = KnownObjectives(
+            table.known_costs,
+            table.known,
+            prior=None if predicted is None else lambda matrix: predicted[table.space.rank(matrix)],
+            reference=point,
+        )
         self._pool = OpenCandidates(table.space)
         self._study = optuna.create_study(
             directions=["minimize"] * len(table.objectives),
@@ -73,3 +83,11 @@ class StudyDoor:
             self._study.tell(number, state=TrialState.FAIL)
         else:
             self._study.tell(number, [float(value) for value in self._table.values[row]])
+
+    def tell_stopped(self, row: int, forecast: Forecast) -> None:
+        """The evaluation of an asked row was stopped: its first objective is only expected, the others are known."""
+        number = self._numbers[row].pop(0)
+        storage = self._study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        storage.set_trial_user_attr(trial_id, FORECAST, [[forecast.low, forecast.high]])
+        self._study.tell(number, [forecast.median, *(float(value) for value in self._table.values[row, 1:])])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BEFORE = ("latency_ms", "num_params", "num_macs", "prior")
+_PREDICTED = ("predicted_error", "predicted_low", "predicted_high")
 _AFTER = ("outcome", "reason", "seconds", "worker", "seed", "recipe_hash", "trial", "finished_at")
 
 
@@ -22,7 +23,8 @@ def candidate_table(store: CandidateStore) -> Any:
     """The last record of each candidate as a pyarrow Table, in the order of their ends.
 
     Columns: `id`, one per stage, costs, prior, metrics, one `<metric>@<steps>` per rung and metric, outcome, reason and
-    provenance (`reused_from` where a record was taken over), `order`. Of no records: the columns that all have.
+    provenance (`predicted_...` where a candidate was stopped, `reused_from` where a record was taken over), `order`. Of
+    no records: the columns that all have.
     """
     import pyarrow as pa
 
@@ -35,6 +37,8 @@ def candidate_table(store: CandidateStore) -> Any:
     columns |= {name.removeprefix(METRIC): found[name] for name in names if name.startswith(METRIC)}
     columns |= _rungs(found["rungs"], len(rows))
     columns |= {name: found[name] for name in _AFTER}
+    if found["predicted_error"].null_count < len(rows):
+        columns |= {name: found[name] for name in _PREDICTED}
     if found["reused_from"].null_count < len(rows):
         columns["reused_from"] = found["reused_from"]
     return pa.table(columns | {"order": pa.array(range(len(rows)), pa.int64())})

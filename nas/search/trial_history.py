@@ -17,6 +17,10 @@ from nas.search.proposer import Seen
 
 Floats = NDArray[np.float64]
 
+FORECAST = "forecast"
+"""User attribute of a trial that was stopped: for each unknown objective the 5 % and 95 % quantiles of its value."""
+_WIDTH = 2 * 1.6448536269514722  # of that interval, in standard deviations
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -25,6 +29,8 @@ class _Result:
     vector: tuple[int, ...]
     values: tuple[float, ...] | None
     constraints: dict[str, float]
+    deviations: tuple[float, ...] = ()
+    """Standard deviations of values that were predicted, not measured."""
 
 
 class TrialHistory:
@@ -79,6 +85,9 @@ class TrialHistory:
         return Seen(
             vectors=np.array([result.vector for result in done], dtype=np.int64).reshape(-1, width),
             values=np.array([result.values for result in done], dtype=np.float64).reshape(-1, self._known.count(False)),
+            deviations=np.array([result.deviations for result in done], dtype=np.float64).reshape(
+                -1, self._known.count(False)
+            ),
             pending=np.array(pending, dtype=np.int64).reshape(-1, width),
             closed=np.array(closed, dtype=np.int64).reshape(-1, width),
             constraints={name: np.array([result.constraints.get(name, np.nan) for result in done]) for name in names},
@@ -110,7 +119,13 @@ class TrialHistory:
         values = [in_decades(value) if d else value for value, d in zip(values, decades, strict=True)]
         if not np.isfinite(values).all():
             return _Result(key, None, {})
-        return _Result(key, tuple(values), dict(trial.constraints))
+        deviations = [0.0] * len(values)
+        if FORECAST in trial.user_attrs:
+            for i, ((low, high), d) in enumerate(zip(trial.user_attrs[FORECAST], decades, strict=True)):
+                ends = (in_decades(low), in_decades(high)) if d else (low, high)
+                # Never none at all: nobody measured it.
+                deviations[i] = max(abs(ends[1] - ends[0]) / _WIDTH, 1e-9)
+        return _Result(key, tuple(values), dict(trial.constraints), tuple(deviations))
 
 
 def signs_of(directions: Sequence[StudyDirection]) -> Floats:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.bench.search import compare, main, summary
-from experiments.bench.search_runs import METHODS, UNSEEN, Job, Run, run_job
+from experiments.bench.search_runs import METHODS, UNSEEN, WITH_PRIOR, Job, Run, run_job
 from nas.search.table import TableSource
 
 
@@ -110,7 +110,10 @@ def test_a_method_without_its_library_is_null(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--methods", "cma"], f"--methods cma: no such method; legal are {', '.join((*METHODS, *UNSEEN))}"),
+        (
+            ["--methods", "cma"],
+            f"--methods cma: no such method; legal are {', '.join((*METHODS, WITH_PRIOR, *UNSEEN))}",
+        ),
         (["--seeds", "0"], "--seeds 0: legal is 1 or more"),
         (["--minimize", "params"], "two or more columns"),
         (["--error-from", "none"], "no column 'none'"),
@@ -121,3 +124,22 @@ def test_errors_are_one_line(table: Path, arguments: list[str], words: str, caps
     assert main(given) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_a_prior_is_told_to_one_method_only(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prior that is the truth shows from the first candidates on: nothing else can know them."""
+    rows = table.read_text().splitlines()
+    told = [f"{row},{100 - float(row.split(',')[1])}" for row in rows[1:]]
+    table.write_text("\n".join([rows[0] + ",expected", *told]))
+    found = compare(source(table), ("ours-prior", "ours"), 3, 10, processes=1, prior="expected")["methods"]
+    assert found["ours-prior"]["hv"]["10"]["worst"] > found["ours"]["hv"]["10"]["median"] + 0.05
+    assert Job(source(table), "ours", 0, 8, 1, "worst").key("") != Job(
+        source(table), "ours", 0, 8, 1, "worst", prior="expected"
+    ).key("")
+    arguments = ["--table", str(table), "--error-from", "acc", "--seeds", "1", "--budget", "2"]
+    capsys.readouterr()
+    for more in (["--methods", "ours-prior"], ["--methods", "ours", "--prior", "expected"]):
+        assert main([*arguments, *more]) == 2
+        assert capsys.readouterr().err == "method ours-prior and --prior COLUMN go together; give both or neither\n"
+    assert main([*arguments, "--methods", "ours-prior", "--prior", "expected", "--known", "params"]) == 2
+    assert "--prior expected: predicts one objective" in capsys.readouterr().err

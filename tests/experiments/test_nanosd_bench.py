@@ -249,6 +249,7 @@ def test_the_prior_is_exact_on_single_swaps() -> None:
     swaps = distance <= 1
     assert swaps.sum() == 1 + sum(frame[stage].nunique() - 1 for stage in STAGES) == 31
     assert np.allclose(prior[swaps], np.maximum(errors[swaps], errors[0]))
+    assert np.allclose(frame["single_swap_sum"], prior)
 
 
 @needs_table

@@ -14,19 +14,30 @@ from pydantic import Field
 
 from experiments.cli import app
 from experiments.exits import run_app
+from nas import recipe_hash as recipe_hashes
 from nas.config import Calibration, Recipe, Section, load_recipe, recipe_hash
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.search.store import CandidateRecord, CandidateStore
 from search_spaces.errors import UserError
 
-#: Sections and fields that no version with these hashes had.
-ADDED_SINCE = ("reuse",)
+#: What could change while a run went on in the versions that hashed all else.
+FREE_THEN = ("name", "picks.", "export.", "search.num_candidates", "search.workers", "search.max_failures")
 
 
 def dumped(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as the versions that hashed all of it wrote it."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in ADDED_SINCE}
+    """The recipe as the versions that hashed all of it wrote it, without the fields that came later."""
+
+    def had(key: str) -> bool:
+        return key in recipe_hashes._ALWAYS or key.startswith(FREE_THEN)
+
+    tree = {}
+    for key, value in recipe.model_dump(mode="json").items():
+        if not isinstance(value, dict):
+            tree |= {key: value} if had(key) else {}
+        elif kept := {name: inner for name, inner in value.items() if had(f"{key}.{name}")}:
+            tree[key] = kept
+    return tree
 
 
 def full_dump_hash(tree: dict[str, Any]) -> str:
@@ -183,11 +194,21 @@ def test_status_and_sweep_of_an_earlier_version(tmp_path: Path, capsys: pytest.C
         trial="x",
         recipe_hash=directory.first_hash() or "",
     )
-    CandidateStore(directory.store).append(record)
+    store = CandidateStore(directory.store)
+    store.append(record)
     assert run_app(app, ["status", str(directory.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["candidates_done"] == 1
     from nas.search.settings import SweepSettings
     from nas.search.sweep import _check_recipe
 
     settings = SweepSettings(seed=0, recipe_hash=RunContext.open(directory.path).recipe_hash, num_candidates=2)
-    _check_recipe([record], settings, directory.path)
+    _check_recipe(store, settings)
+
+
+def test_a_run_keeps_its_sampler_though_the_default_is_another(tmp_path: Path) -> None:
+    directory = old_run(tmp_path / "run", "search.sampler=tpe")
+    first = directory.first_hash()
+    assert load_recipe(None, ()).search.sampler != "tpe"
+    assert directory.recipe().search.sampler == "tpe" and RunContext.open(directory.path).recipe_hash == first
+    with pytest.raises(UserError, match=r'\(search\.sampler: "tpe" -> "ehvi"\).*nanosd resume'):
+        directory.create(load_recipe(None, ()))

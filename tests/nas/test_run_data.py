@@ -149,4 +149,6 @@ def test_of_many_candidates_all_count_and_some_are_drawn(tmp_path: Path) -> None
     assert sum(len(trace.x) for trace in plots.params_vs_latency(run).data) == len(run.done)
     html = write_report(folder).read_text()
     assert f"all of the {sum(on_front):,} candidates on the front and 1,00" in html and len(html) < 12e6
-    assert f"over {len(done):,} candidates" in html and "302 did not finish; the first 200 of them" in html
+    assert (
+        f"over {len(done):,} candidates" in html and "302 were not evaluated to the end; the first 200 of them" in html
+    )

@@ -244,13 +244,14 @@ def test_internals_are_the_same_on_meta_and_copies_of_the_teachers(small_unet: U
 
 def test_standard_candidates_equal_their_diffusers_model(small_unet: UNet2DConditionModel) -> None:
     encoder, decoder = ("RARA", "RA", "RR", "R"), ("RARARA", "RARA", "RRR", "RR")
-    rows = itertools.product(encoder, encoder, encoder, ("none", "RR.RAR.RRR", "R.x.RR"), decoder, decoder, decoder)
+    deep = ("none", "RR.RAR.RRR", "R.x.RR")
+    rows = itertools.product(encoder, encoder[::3], encoder[1:3], deep, decoder, decoder, decoder)
     candidates = [Candidate(options=dict(zip(stage_names(small_unet), row, strict=True))) for row in rows]
     standard = [c for c in candidates if why_not_standard(small_unet, c) is None]
     # One more layer on the way up than on the way down: 2 of the 4 decoder words fit each encoder word.
-    assert len(standard) == 8**3 * 3
+    assert len(standard) == 8 * 4**2 * 3
     inputs = noise_inputs()
-    for candidate in standard[::97]:
+    for candidate in standard[::25]:
         staged = assemble(small_unet, candidate)
         model = to_diffusers(staged)
         assert num_params(model) == num_params(staged)

@@ -48,6 +48,7 @@ class Fit:
         groups: of the features.
         linear: numbers of the groups with a linear term.
         components: numbers of the groups in each exponential.
+        variances: (n,) of each observation's own noise, known beforehand.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Fit:
         linear: Sequence[int],
         components: Sequence[Sequence[int]],
         prior: Prior | None = None,
+        variances: Floats | None = None,
     ) -> None:
         self.x, self.z, self.groups, self.num = x, z, tuple(groups), len(z)
+        self.variances = 0.0 if variances is None else variances
         self.linear, self.components = tuple(linear), tuple(tuple(part) for part in components)
         shape = (len(self.linear), self.num, self.num)
         products = [x[:, groups[g].columns] @ x[:, groups[g].columns].T for g in linear]
@@ -92,7 +95,7 @@ class Fit:
             total += local
             locals_.append((start, rates, local))
             start += len(distances) + 1
-        total.flat[:: self.num + 1] += values[-1]
+        total.flat[:: self.num + 1] += values[-1] + self.variances
         factor, info = lapack.dpotrf(total, lower=1, clean=1, overwrite_a=1)
         if info != 0:
             return 1e25, np.zeros_like(theta)

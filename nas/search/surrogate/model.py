@@ -21,6 +21,8 @@ _MAX_KEPT = 30_000_000
 _BLOCK = 8192
 # Up to so many observations a fit starts from the prior's medians as well as from the last fit.
 _FEW = 48
+# A scale whose evidence is behind by more than this (in nats) is tried again only when observations have grown by half.
+_BEHIND = 6.0
 
 
 @dataclass(frozen=True)
@@ -84,40 +86,53 @@ class Surrogate:
         self.transform = Transform("identity")
         self._process: Process | None = None
         self._fitted_at = 0
+        self._rivals: tuple[TransformName, ...] = ()
+        self._compared_at = 0
         self._position: dict[int, int] = {}
+        self._wrong: dict[int, float] = {}
         self._dropped: set[int] = set()
         self._z: Floats = np.zeros(0)
         self._view: View | None = None
         self._viewed: Floats | None = None
 
-    def update(self, keys: Sequence[int], features: Floats, values: Floats) -> bool:
+    def update(self, keys: Sequence[int], features: Floats, values: Floats, deviations: Floats | None = None) -> bool:
         """Take in what is known now.
 
         Args:
             keys: (n + p,) whole numbers that name the observed, then the pending candidates.
             features: (n + p, columns) of them.
             values: (n,) of the observed ones, n >= 1.
+            deviations: (n,) standard deviations of what is wrong with them beyond the noise of all (None: nothing).
 
         Returns:
             Whether the kernel was chosen anew.
         """
         num = len(values)
+        wrong = np.zeros(num) if deviations is None else deviations
         anew = self._is_due(keys, values)
-        if anew:
+        # A pending candidate that was stopped is known less well than it was believed to become.
+        known = dict(zip(keys[:num], wrong.tolist(), strict=True))
+        if anew or any(self._wrong[key] != known.get(key, 0.0) for key in self._position):
             kept = subset(values, self._settings.max_observed)
-            self._fit(features[kept], values[kept])
+            if anew:
+                self._fit(features[kept], values[kept], wrong[kept])
+                self._fitted_at = num
             assert self.fitted is not None
-            self._fitted_at = num
             rows = np.concatenate([kept, np.arange(num, len(keys))])
-            self._process = Process(self.fitted.kernel, features[rows])
+            variances = np.concatenate([self.transform.spread(values, wrong) ** 2, np.zeros(len(keys) - num)])
+            self._process = Process(self.fitted.kernel, features[rows], variances[rows])
+            self._wrong = {key: known.get(key, 0.0) for key in keys}
             self._position = {keys[row]: i for i, row in enumerate(rows)}
             self._dropped = {key for key in keys[:num] if key not in self._position}
             self._view = self._viewed = None
         assert self._process is not None
+        own = dict.fromkeys(keys[num:], 0.0)
+        own |= dict(zip(keys[:num], (self.transform.spread(values, wrong) ** 2).tolist(), strict=True))
         for key, row in zip(keys, features, strict=True):
             if key not in self._position and key not in self._dropped:
                 self._position[key] = self._process.num_observed
-                self._process.add(row)
+                self._wrong[key] = known.get(key, 0.0)
+                self._process.add(row, own[key])
         z = np.full(self._process.num_observed, np.nan)
         transformed = self.transform.forward(values)
         for key, value in zip(keys[:num], transformed, strict=True):
@@ -164,26 +179,30 @@ class Surrogate:
                 mean[rows], variance[rows] = view.mean(self._z), view.variance
         return Predicted(mean, np.sqrt(variance + noise), self.transform)
 
-    def _fit(self, features: Floats, values: Floats) -> None:
+    def _fit(self, features: Floats, values: Floats, wrong: Floats) -> None:
         """Choose the transform and the kernel's numbers by the evidence of observations."""
         keep = subset(values, self._settings.max_fit)
-        x, y = features[keep], values[keep]
-        best: tuple[float, Fitted, Transform] | None = None
-        for name in self._settings.transforms:
-            if name == "log" and values.min() <= 0:
-                continue
+        x, y, wrong = features[keep], values[keep], wrong[keep]
+        legal = tuple(name for name in self._settings.transforms if name != "log" or values.min() > 0)
+        names = tuple(name for name in self._rivals if name in legal)
+        if not names or not self._compared_at <= len(values) < 1.5 * self._compared_at:
+            names, self._compared_at = legal, len(values)
+        found: dict[TransformName, tuple[float, Fitted, Transform]] = {}
+        last = self.fitted
+        for name in names:
             transform = Transform.of(y, name)
-            fit = Fit(x, transform.forward(y), self._groups, self._linear, self._components, self._settings.prior)
-            last = best[1] if best is not None else self.fitted
+            own = transform.spread(y, wrong) ** 2
+            z = transform.forward(y)
+            fit = Fit(x, z, self._groups, self._linear, self._components, self._settings.prior, own)
             starts = [] if last is None else [last.theta]
             if last is None or len(keep) <= _FEW:
                 starts.append(fit.center)
-            found = fit.maximise(starts)
-            evidence = found.log_evidence + transform.log_density_change(y)
-            if best is None or evidence > best[0]:
-                best = (evidence, found, transform)
-        assert best is not None, "no transform is defined for these values"
-        _, self.fitted, self.transform = best
+            fitted = fit.maximise(starts)
+            found[name] = fitted.log_evidence + transform.log_density_change(y), fitted, transform
+            last = fitted
+        assert found, "no transform is defined for these values"
+        best, self.fitted, self.transform = max(found.values(), key=lambda one: one[0])
+        self._rivals = tuple(name for name, (evidence, _, _) in found.items() if evidence > best - _BEHIND)
 
 
 def subset(values: Floats, most: int) -> NDArray[np.int64]:

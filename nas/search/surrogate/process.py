@@ -18,12 +18,13 @@ class Process:
     Args:
         kernel: with its noise.
         observed: features (n, columns).
+        variances: (n,) of each observation's own noise beyond the kernel's (None: none).
     """
 
-    def __init__(self, kernel: Kernel, observed: Floats) -> None:
+    def __init__(self, kernel: Kernel, observed: Floats, variances: Floats | None = None) -> None:
         self.kernel = kernel
         covariance = kernel(observed, observed)
-        covariance.flat[:: len(observed) + 1] += kernel.noise + _JITTER
+        covariance.flat[:: len(observed) + 1] += kernel.noise + _JITTER + (0.0 if variances is None else variances)
         self._factor = _Growing(np.asarray(np.linalg.cholesky(covariance), dtype=np.float64), square=True)
         self._x = _Growing(observed)
 
@@ -42,11 +43,11 @@ class Process:
         """Lower Cholesky factor (n, n)."""
         return self._factor.rows
 
-    def add(self, features: Floats) -> None:
-        """One more observation, at features (columns,). O(n^2)."""
+    def add(self, features: Floats, variance: float = 0.0) -> None:
+        """One more observation, at features (columns,), with noise of its own. O(n^2)."""
         row = features[None]
         part = solve_triangular(self.factor, self.kernel(self.observed, row)[:, 0], lower=True, check_finite=False)
-        own = float(self.kernel.diagonal(row)[0]) + self.kernel.noise + _JITTER - float(part @ part)
+        own = float(self.kernel.diagonal(row)[0]) + self.kernel.noise + variance + _JITTER - float(part @ part)
         self._factor.append(np.append(part, np.sqrt(max(own, 1e-12))))
         self._x.append(features)
 

@@ -57,6 +57,10 @@ class Transform:
         raw = np.asarray(z) * self.scale + self.location
         return np.exp(raw) + self.offset if self.name == "log" else raw
 
+    def spread(self, values: Floats, deviations: Floats) -> Floats:
+        """Standard deviations of z (N,) from those of objective values (N,); to first order for logarithms."""
+        return deviations / ((values - self.offset) * self.scale if self.name == "log" else self.scale)
+
     def log_density_change(self, values: Floats) -> float:
         """Sum of ln |dz/df| (change of variables): makes likelihoods of different transforms comparable."""
         total = -len(values) * math.log(self.scale)

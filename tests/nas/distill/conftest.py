@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from nas.data import Batch, LatentDataset
 from nas.data import batches as batches_of
+from nas.distill.trainer import HELD_OUT_STEP
 from search_spaces.space import SearchSpace
 
 
@@ -32,7 +33,7 @@ class SmallTeacher:
 
 
 class CountingBatches:
-    """The project's own batches, with a list of the steps that were drawn."""
+    """The project's own batches, with a list of the training steps that were drawn."""
 
     def __init__(self, teacher: SmallTeacher, data: LatentDataset) -> None:
         self.teacher, self.data = teacher, data
@@ -41,7 +42,8 @@ class CountingBatches:
     def __call__(self, start_step: int) -> Iterator[Batch]:
         source = batches_of(self.data, self.teacher, 4, 0, start_step)
         for step, batch in enumerate(source, start_step):
-            self.steps.append(step)
+            if step < HELD_OUT_STEP:
+                self.steps.append(step)
             yield batch
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nas.distill.align import align, align_many
+from nas.distill.candidate import DivergedError, distill_candidates
 from nas.distill.settings import AlignSettings
 from search_spaces.candidate import Candidate
 from search_spaces.surgery import assemble
@@ -95,3 +96,20 @@ def test_a_non_finite_student_keeps_its_weights_and_stops_alone(tmp_path, teache
     assert same(state(results["broken"].student), state(broken))
     alone = align(teacher, students["large"], batches, SETTINGS, tmp_path / "alone", "data")
     assert same(state(results["large"].student), state(alone.student)) and results["large"].reason is None
+
+
+def test_a_candidate_distilled_rung_by_rung_ends_where_an_aligned_one_does(tmp_path, teacher, students, batches):
+    before = {name: state(student) for name, student in students.items()}
+    wanted = align_many(teacher, students, batches, SETTINGS, tmp_path, "data")
+    drawn = len(batches.steps)
+    seen = []
+    for steps, copies in distill_candidates(teacher, students, batches, SETTINGS, (0, 2, 6)):
+        assert len(batches.steps) - drawn == steps  # nothing is computed before it is asked for
+        seen.append({name: state(module) for name, module in copies.items()})
+    assert all(same(seen[0][name], before[name]) and same(before[name], state(students[name])) for name in students)
+    assert all(same(seen[-1][name], state(wanted[name].student)) for name in students)
+    assert not any(same(seen[1][name], seen[2][name]) for name in students)
+    broken = copy.deepcopy(students["small"])
+    next(broken.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="distillation of broken diverged: loss is nan at step 1"):
+        list(distill_candidates(teacher, {"broken": broken}, batches, SETTINGS, (0, 2)))

@@ -224,9 +224,9 @@ def test_a_corrupted_bank_file_is_named_and_once_deleted_trained_again_alone(
 
 def test_a_non_finite_block_stops_alone(tmp_path, teacher, space, batches, finished, monkeypatch):
     """One block gets weights that overflow; the five others end exactly as without it."""
-    import nas.distill.blocks as blocks
+    import nas.distill.trainer as trainer
 
-    real = blocks.build_stage
+    real = trainer.build_stage
 
     def build(unet, stage, option):
         module = real(unet, stage, option)
@@ -235,7 +235,7 @@ def test_a_non_finite_block_stops_alone(tmp_path, teacher, space, batches, finis
                 module.resnets[0].conv1.weight.fill_(torch.inf)
         return module
 
-    monkeypatch.setattr(blocks, "build_stage", build)
+    monkeypatch.setattr(trainer, "build_stage", build)
     results, bank = run(teacher, space, batches, tmp_path / "bad")
     stopped = results["D2", "RR"]
     assert stopped.status == "stopped" and stopped.reason == "loss is nan at step 1" and stopped.last_loss is None

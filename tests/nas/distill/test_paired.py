@@ -158,3 +158,18 @@ def test_pooling_keeps_the_mean_and_the_layout():
     np.testing.assert_allclose(pooled.reshape(2, 3, 16).mean(2), latents.mean((2, 3)).numpy())
     np.testing.assert_allclose(pooled[0, 0], latents[0, 0, :2, :2].mean().numpy())
     assert pooled_latents(latents[..., :3, :3], 4).shape == (2, 27)
+
+
+def test_rungs_are_means_so_far_and_end_with_the_same_value(teacher, data, student):
+    settings = SETTINGS.model_copy(update={"num_samples": 9, "batch_size": 2})
+    evaluator = PairedEvaluator(teacher, data, settings)
+    *partial, whole = evaluator.rungs(student)
+    assert without_time(whole) == without_time(evaluator.evaluate(student))
+    # Whole batches of 2: the first with a quarter of 9 samples or more, the first with half of them.
+    assert [p.num_samples for p in partial] == [4, 6]
+    each = evaluator.sample_errors(evaluator.sample(student))
+    assert each.mean() == pytest.approx(whole.latent_error, rel=1e-6)
+    for p in partial:
+        first = each[: p.num_samples]
+        assert p.latent_error == pytest.approx(first.mean(), rel=1e-6) and p.noise_error == whole.noise_error
+        assert p.standard_error == pytest.approx(first.std(ddof=1) / len(first) ** 0.5, rel=1e-6)

@@ -114,7 +114,7 @@ def _nan(teacher):
 def test_additivity_states_quartiles_and_rank_agreement():
     x = np.arange(1.0, 10.0)
     exact = additivity(x, 2 * x)
-    assert exact == (9, 2.0, 2.0, 2.0, 1.0)
+    assert exact[:5] == (9, 2.0, 2.0, 2.0, 1.0) and exact.log_correlation == pytest.approx(1.0)
     rng = np.random.default_rng(1)
     y = x * rng.uniform(0.5, 1.5, 9)
     found = additivity(np.append(x, np.inf), np.append(y, 1.0))
@@ -122,6 +122,9 @@ def test_additivity_states_quartiles_and_rank_agreement():
     tau = sum(np.sign((x[i] - x[j]) * (y[i] - y[j])) for i, j in pairs) / len(pairs)
     assert found.num_candidates == 9 and found.kendall == pytest.approx(tau)
     assert found.ratio_median == pytest.approx(np.median(y / x))
+    u, v = np.log(x) - np.log(x).mean(), np.log(y) - np.log(y).mean()
+    assert found.log_correlation == pytest.approx((u * v).sum() / np.sqrt((u * u).sum() * (v * v).sum()))
+    assert additivity([1.0], [0.0]).log_correlation is None
     with pytest.raises(ValueError, match="no candidate"):
         additivity([np.inf], [1.0])
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from tests.commands import exit_code, start_script
+
+SCRIPT = Path(__file__).with_name("killed_export.py")
 
 
 def test_killed_exports(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "killed_export.py"), str(tmp_path / "v"), "2", "3"],
-        capture_output=True,
-        text=True,
-        cwd=HERE.parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])},
-        check=True,
+    out, said = tmp_path / "out", tmp_path / "said"
+    (tmp_path / "exports").mkdir()
+    assert exit_code(start_script(SCRIPT, tmp_path / "exports" / "v", "2", "3", stdout=out, stderr=said)) == 0, (
+        said.read_text()
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
     for old in ("absent", "old"):
         *moments, last = [row for row in rows if row["old"] == old]
         assert last["finished"] == "new"

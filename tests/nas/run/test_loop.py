@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +20,7 @@ from experiments.cli import app
 from experiments.exits import run_app
 from nas.block_bank import BlockBank
 from nas.run.directory import RunDirectory
+from tests.commands import exit_code, start
 
 # Eight candidates; every side of the network has a choice.
 SPACE = """
@@ -48,14 +48,6 @@ finalize: {{steps: 4, batch_size: 4}}
 KilledRun = tuple[Path, dict[str, object]]
 
 
-def nanosd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it, in a process of its own."""
-    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
 def here(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     """What the command prints and says, in this process, which has imported torch already; its exit code is checked."""
     out, err = io.StringIO(), io.StringIO()
@@ -65,21 +57,24 @@ def here(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     return out.getvalue(), err.getvalue()
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    """The command in the background, in a process group of its own."""
-    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], what: str) -> None:
+def kill_when(process: BaseProcess, reached: Callable[[], bool], what: str) -> None:
     """SIGKILL the driver at the moment when `reached` first holds."""
     deadline = time.monotonic() + 300
-    while not reached():
-        assert process.poll() is None, f"the run ended before it was killed in {what}"
-        assert time.monotonic() < deadline, f"the run never reached {what}"
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not reached():
+            assert process.is_alive(), f"the run ended before it was killed in {what}"
+            assert time.monotonic() < deadline, f"the run never reached {what}"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def finish(*arguments: str | Path) -> None:
+    """Run the command to its end in a process of its own."""
+    with tempfile.NamedTemporaryFile("r") as said:
+        assert exit_code(start(*arguments, stderr=Path(said.name))) == 0, said.read()
 
 
 def lines(path: Path) -> list[str]:
@@ -119,7 +114,7 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
     seen["picks"] = run.picks.read_bytes()
     seen["aligned"] = (run.work / "align.safetensors").read_bytes()
 
-    nanosd("resume", run.path)
+    finish("resume", run.path)
     return run.path, seen
 
 
@@ -198,7 +193,7 @@ def test_a_damaged_bank_file_is_named_and_once_deleted_trained_again(
     _, refused = here("resume", run.path, code=2)
     assert str(victim) in refused.splitlines()[-1] and "delete it" in refused
     victim.unlink()
-    nanosd("resume", run.path)
+    finish("resume", run.path)
     assert run.closing.read_bytes() == closing, "variants and their measurement stay"
     assert victim.read_bytes() == content, "the same seed gives the same block"
     after = {path.name: path.stat().st_mtime_ns for path in run.bank.iterdir()}
@@ -219,11 +214,11 @@ def test_the_front_is_drawn_again_for_an_npu(killed_run: KilledRun) -> None:
     assert len(said["promising"]) <= 2 and not evaluated & {c["candidate"] for c in said["promising"]}
 
 
-def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: KilledRun) -> None:
+def test_two_drivers_on_one_run_and_another_recipe_are_refused(killed_run: KilledRun, tmp_path: Path) -> None:
     run = RunDirectory(killed_run[0])
     with run.lock():
-        second = nanosd("resume", run.path, check=False)
-    assert second.returncode == 2 and "another nanosd process" in second.stderr
+        assert exit_code(start("resume", run.path, stderr=tmp_path / "said")) == 2
+    assert "another nanosd process" in (tmp_path / "said").read_text()
     _, other = here("search", "--run", run.path, "--set", "seed=7", code=2)
     assert "another recipe" in other
 
@@ -246,7 +241,7 @@ def test_more_candidates_and_a_budget_go_on_with_a_run(killed_run: KilledRun, tm
     records = lines(run.store / "candidates.jsonl")
     recipe = run.path.parent / "recipe.yaml"
     limit = sorted(pd.read_parquet(run.path / "candidates.parquet")["num_params"])[2]
-    nanosd("search", "--config", recipe, "--run", run.path, "--max-params", str(limit))
+    finish("search", "--config", recipe, "--run", run.path, "--max-params", str(limit))
     assert lines(run.store / "candidates.jsonl")[: len(records)] == records
     picks = json.loads(run.picks.read_text())
     assert picks["budget"]["num_params"] <= limit
@@ -265,7 +260,7 @@ def test_another_device_and_space_reuse_blocks_and_candidates(killed_run: Killed
     other = RunDirectory(tmp_path / "other")
     overrides = [f"space={space}", "calibration.profile=sm8750-w8a16", "search.num_candidates=2", "name=other"]
     options = [part for override in overrides for part in ("--set", override)]
-    nanosd("search", "--config", folder / "recipe.yaml", "--run", other.path, *options, "--reuse", run.path)
+    finish("search", "--config", folder / "recipe.yaml", "--run", other.path, *options, "--reuse", run.path)
     theirs = {r.candidate: r for r in CandidateStore(run.store).records() if r.outcome == "done"}
     records = CandidateStore(other.store).records()
     reused = [r for r in records if r.reused_from is not None]
@@ -273,7 +268,7 @@ def test_another_device_and_space_reuse_blocks_and_candidates(killed_run: Killed
     evaluate = make_evaluator(str(other.path))
     for record in reused:
         was = theirs[record.candidate]
-        assert evaluate(Candidate(options=record.options)) == record.metrics == was.metrics
+        assert list(evaluate(Candidate(options=record.options)))[-1] == record.metrics == was.metrics
         assert record.latency_ms != was.latency_ms and record.num_params == was.num_params
     # Only the option that the other run does not have was trained.
     status = {(row["stage"], row["option"]): row["status"] for row in json.loads(other.blocks.read_text())}

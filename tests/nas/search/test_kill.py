@@ -1,5 +1,6 @@
 """SIGKILL of the driver of a real sweep: nothing is lost, nothing is done twice, nothing is left running."""
 
+import functools
 import json
 import os
 import signal
@@ -20,10 +21,14 @@ SCRIPT = Path(__file__).with_name("tiny.py")
 ROOT = SCRIPT.parents[3]
 
 
-def start(run_dir, num, seconds):
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(run_dir), str(num), str(seconds)]
+def start(run_dir, num, seconds, *more):
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(run_dir), str(num), str(seconds), *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # As a shell starts it; a script that runs the tests in its background would have it ignore Ctrl-C.
+    return subprocess.Popen(
+        command, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **out
+    )
 
 
 def wait_for(condition, seconds=120):
@@ -70,7 +75,8 @@ def check_finished(run_dir, num, num_kills):
     states = Counter(t.state.name for t in study.trials)
     assert states["COMPLETE"] == num and states["RUNNING"] == states["WAITING"] == 0
     interrupted = [t for t in study.trials if t.state.name == "FAIL"]
-    assert {t.user_attrs["reason"] for t in interrupted} <= {"interrupted"} and len(interrupted) <= 2 * num_kills
+    # Two workers, and as many proposals made ahead for them that no worker had begun.
+    assert {t.user_attrs["reason"] for t in interrupted} <= {"interrupted"} and len(interrupted) <= 4 * num_kills
     # What was interrupted came first after the restart.
     return starts
 
@@ -99,6 +105,41 @@ def test_many_kills(tmp_path):
     last = start(run_dir, 40, 0.1)
     assert (last.communicate(timeout=200)[0], last.returncode) == ("", 0)
     check_finished(run_dir, 40, 5)
+
+
+@pytest.mark.slow
+def test_kills_of_a_sweep_that_stops_candidates(tmp_path):
+    run_dir = tmp_path / "run"
+
+    def far_enough(goal, process):
+        counts = CandidateStore(run_dir / "store").counts()
+        return counts["done"] + counts["stopped"] >= goal or process.poll() is not None
+
+    for goal in (3, 11, 14, 22, 29):
+        process = start(run_dir, 40, 0.2, "dominance")
+        wait_for(functools.partial(far_enough, goal, process))
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.03 * (goal % 5))  # anywhere between two rungs
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = start(run_dir, 40, 0.2, "dominance")
+    assert (last.communicate(timeout=200)[0], last.returncode) == ("", 0)
+    records = CandidateStore(run_dir / "store").records()
+    outcomes = Counter(r.outcome for r in records)
+    assert outcomes["done"] + outcomes["stopped"] == len(records) == len({r.candidate for r in records}) == 40
+    assert outcomes["stopped"] >= 3
+    # Only what was in flight at a kill was begun twice, and nothing went on after it was finished.
+    lines = [line.split() for line in (run_dir / "evaluations.txt").read_text().splitlines()]
+    begun = Counter(candidate for candidate, steps in lines if steps == "0")
+    assert sum(begun.values()) <= 40 + 2 * 5 and set(begun) == {r.candidate for r in records}
+    ended = {r.candidate: r for r in records}
+    last_steps = {candidate: int(steps) for candidate, steps in lines}
+    for candidate, steps in last_steps.items():
+        assert steps == (30 if ended[candidate].outcome == "done" else ended[candidate].rungs[-1].steps)
+    backend = optuna.storages.journal.JournalFileBackend(str(run_dir / "study.log"))
+    study = optuna.load_study(study_name=run_dir.name, storage=optuna.storages.JournalStorage(backend))
+    states = Counter(t.state.name for t in study.trials)
+    assert states["COMPLETE"] == 40 and states["RUNNING"] == states["WAITING"] == 0
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 from nas.search import proposer
 from nas.search.decisions import GridSpace, ListedSpace, distributions, params_of, vector_of
 from nas.search.known_cost_sampler import PROPOSAL, ExhaustedError, KnownCostSampler
+from nas.search.surrogate.features import Features
+from nas.search.surrogate.model import Surrogate, SurrogateSettings
 from search_spaces.errors import UserError
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -349,3 +351,60 @@ def test_what_cannot_be_is_one_line():
     study = optuna.create_study(directions=["minimize"], sampler=sampler())
     with pytest.raises(UserError, match="study has 1 objectives, the sampler was told of 3"):
         study.ask(distributions(SPACE))
+
+
+def proposal_after(values, forecasts, pending=()):
+    """What is proposed after trials of these vectors' rows with these errors; a forecast makes one a stopped trial."""
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler(reference=[3.0, *WORST[1:]]))
+    for row, error in values.items():
+        trial = optuna.trial.create_trial(
+            values=[error, *TRUTH[row, 1:]],
+            params=params_of(SPACE, ALL[row]),
+            distributions=distributions(SPACE),
+            user_attrs={"forecast": [forecasts[row]]} if row in forecasts else {},
+        )
+        study.add_trial(trial)
+    study.ask(distributions(SPACE))
+    seen = study.sampler._history.seen(study, -1)
+    return study.sampler.last_proposal, seen
+
+
+def test_what_was_stopped_is_learned_from_with_its_uncertainty_and_is_not_on_the_front():
+    rows = list(range(0, 243, 20))
+    errors = {row: TRUTH[row, 0] for row in rows}
+    plain, _ = proposal_after({row: errors[row] for row in rows[:-1]}, {})
+    # The dearest of them, with an error that would be the best of all.
+    lucky = errors | {rows[-1]: 1e-3}
+    measured, _ = proposal_after(lucky, {})
+    stopped, seen = proposal_after(lucky, {rows[-1]: [0.5e-3, 2e-3]})
+    assert measured.hypervolume > plain.hypervolume * 1.001
+    assert stopped.hypervolume == pytest.approx(plain.hypervolume, rel=1e-9)
+    assert tuple(stopped.vector) not in {tuple(ALL[row]) for row in rows}
+    assert seen.deviations[:-1].max() == 0 and seen.deviations[-1, 0] == pytest.approx(1.5e-3 / (2 * 1.645), rel=1e-3)
+
+
+def test_a_surrogate_takes_an_uncertain_value_for_what_it_is():
+    rows = list(range(0, 243, 20))
+    table = Features(SPACE, ALL, costs_of(ALL))
+    groups, features = table.groups, table(ALL, costs_of(ALL))
+    values = TRUTH[rows, 0].copy()
+    values[-1] *= 3
+    deviations = np.zeros(len(rows))
+    deviations[-1] = 1e6
+    grown, certain = (Surrogate(groups, SurrogateSettings(refit_growth=10.0)) for _ in range(2))
+    for surrogate in (grown, certain):
+        surrogate.update(rows, features[rows], values[:-1])  # the last one is pending, then it ends
+    before = grown.predict(features)
+    # A forecast that says nothing changes what is expected of nobody, and leaves what was learned.
+    assert not grown.update(rows, features[rows], values, deviations)
+    assert grown.predict(features).mean == pytest.approx(before.mean, abs=1e-6)
+    assert (grown.predict(features).deviation >= before.deviation - 1e-9).all()
+    certain.update(rows, features[rows], values)
+    assert abs(certain.predict(features).mean - before.mean).max() > 0.01
+    # In between it counts the less the more uncertain it is.
+    moved = []
+    for deviation in (0.01, 0.3, 3.0):
+        deviations[-1] = deviation
+        certain.update(rows, features[rows], values, deviations)
+        moved.append(abs(certain.predict(features).mean - before.mean).max())
+    assert moved[0] > moved[1] > moved[2] > 0

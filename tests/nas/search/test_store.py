@@ -35,7 +35,7 @@ def test_records_come_back_in_order_and_other_readers_see_them(tmp_path):
     assert reader.records() == [first]
     assert writer.append(second)
     assert reader.records() == [first, second]
-    assert reader.counts() == {"done": 1, "failed": 1, "infeasible": 0}
+    assert reader.counts() == {"done": 1, "failed": 1, "infeasible": 0, "stopped": 0}
     assert reader.find_trial("b") == second and reader.find_trial("c") is None
 
 
@@ -46,7 +46,7 @@ def test_a_candidate_is_done_once_and_an_evaluation_stored_once(tmp_path):
     assert other.append(record("a", "t2"))
     assert not one.append(record("a", "t3"))
     assert [r.outcome for r in one.latest()] == ["done"]
-    assert one.counts() == {"done": 1, "failed": 0, "infeasible": 0}
+    assert one.counts() == {"done": 1, "failed": 0, "infeasible": 0, "stopped": 0}
 
 
 @pytest.mark.parametrize("keep", [1, 40, -1])

@@ -30,7 +30,7 @@ any_record = st.builds(
     candidate=st.text(min_size=1, max_size=5),
     options=st.dictionaries(st.sampled_from(["E1", "D1", "steps"]), st.text(max_size=4), max_size=3),
     vector=st.tuples(st.integers(0, 9), st.integers(0, 200)),
-    outcome=st.sampled_from(["done", "failed", "infeasible"]),
+    outcome=st.sampled_from(["done", "failed", "infeasible", "stopped"]),
     reason=st.none() | st.text(max_size=5),
     latency_ms=numbers,
     num_params=st.integers(0, 2**40),
@@ -93,7 +93,11 @@ def test_sealing_changes_nothing_but_the_files(tmp_path):
     for store in (sealed, early, CandidateStore(tmp_path / "sealed")):
         assert store.records() == written and len(store) == 23
         assert store.latest() == plain.latest()
-        assert store.counts() == plain.counts() == {**Counter(r.outcome for r in plain.latest()), "infeasible": 0}
+        assert (
+            store.counts()
+            == plain.counts()
+            == {**Counter(r.outcome for r in plain.latest()), "infeasible": 0, "stopped": 0}
+        )
         assert [store.find_trial(r.trial) for r in written] == written and store.find_trial("t99") is None
         for since in (0, 4, 7, 21, 23):
             rows, values = store.objectives(since=since)
@@ -206,7 +210,7 @@ def test_a_file_cut_by_hand_is_read_again(tmp_path):
     lines = store.path.read_bytes().splitlines(keepends=True)
     store.path.write_bytes(lines[0])
     assert reader.records() == store.records() == [record(i) for i in range(4)]
-    assert reader.counts() == {"done": 4, "failed": 0, "infeasible": 0}
+    assert reader.counts() == {"done": 4, "failed": 0, "infeasible": 0, "stopped": 0}
 
 
 def test_rungs_and_sources_are_columns_of_the_table(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from nas.search import CandidateRecord, SweepSettings
+from nas.search import CandidateRecord, CandidateStore, SweepSettings
 from nas.search.decisions import distributions
 from nas.search.pool import Pool
 from nas.search.sampler import make_sampler
@@ -44,6 +44,13 @@ def record(vector, outcome="done", trial=None, **more):
     )
 
 
+def brought_up(study, folder, records):
+    """`replay` with a store of these records."""
+    store = CandidateStore(folder / "store")
+    store.extend(records)
+    return replay(study, tiny.SPACE, store, COSTS)
+
+
 def asked(study, vector, trial=None, attributes=True):
     """A trial that a driver has proposed and not finished."""
     study.sampler.queue.append(np.array(vector))
@@ -75,7 +82,7 @@ def test_replay_tells_adds_fails_and_names_what_was_interrupted(tmp_path):
         record(VECTORS[7], "infeasible", reason="too slow"),
     ]
     study = opened(tmp_path)
-    again = replay(study, tiny.SPACE, records, COSTS)
+    again = brought_up(study, tmp_path, records)
     assert sorted(tuple(v) for v in again) == [VECTORS[3], VECTORS[4]]
     study = opened(tmp_path)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -84,7 +91,7 @@ def test_replay_tells_adds_fails_and_names_what_was_interrupted(tmp_path):
     reasons = sorted(t.user_attrs["reason"] for t in study.get_trials(states=(TrialState.FAIL,)))
     assert reasons == ["RuntimeError", "interrupted", "interrupted", "interrupted", "latent_error is nan"]
     # Once more changes nothing.
-    assert replay(study, tiny.SPACE, records, COSTS) == []
+    assert brought_up(study, tmp_path, records) == []
     assert len(opened(tmp_path).trials) == 8
 
 
@@ -97,14 +104,14 @@ def test_a_result_stored_after_its_trial_was_given_up_is_added(tmp_path):
     fail(study, asked(study, VECTORS[0]).number, "interrupted")
     for _ in range(2):
         study = opened(tmp_path)
-        assert replay(study, tiny.SPACE, [record(VECTORS[0])], COSTS) == []
+        assert brought_up(study, tmp_path, [record(VECTORS[0])]) == []
         assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_an_interrupted_candidate_that_was_done_otherwise_is_not_queued(tmp_path):
     study = opened(tmp_path)
     asked(study, VECTORS[0], trial="first")
-    assert replay(study, tiny.SPACE, [record(VECTORS[0], trial="second")], COSTS) == []
+    assert brought_up(study, tmp_path, [record(VECTORS[0], trial="second")]) == []
 
 
 def test_a_torn_line_and_a_stale_lock_are_removed(tmp_path):
@@ -131,7 +138,7 @@ def test_a_damaged_journal_is_set_aside_and_made_anew(tmp_path, rubbish, at_end)
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([*lines, rubbish] if at_end else [*lines[:3], rubbish, *lines[3:]]) + "\n")
     study = opened(tmp_path)
-    replay(study, tiny.SPACE, [record(VECTORS[0])], COSTS)
+    brought_up(study, tmp_path, [record(VECTORS[0])])
     assert [t.user_attrs["candidate"] for t in opened(tmp_path).trials] == [record(VECTORS[0]).candidate]
     assert (tmp_path / "study.log.damaged").exists()
 

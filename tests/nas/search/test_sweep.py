@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pyarrow.parquet as pq
 import pytest
 
 from nas.pareto import ObjectiveScale, front, hypervolume_history
-from nas.search import CandidateRecord, CandidateStore, SweepSettings, run_sweep
+from nas.search import CandidateRecord, CandidateStore, SweepSettings, export_tables, run_sweep
+from nas.search.learning_curves import Point
 from nas.search.ray_session import ray_session
+from nas.search.stopping import Stopper, StoppingSettings
 from search_spaces.errors import UserError
 
 _spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
@@ -73,6 +76,7 @@ def test_a_sweep_a_longer_one_and_what_they_leave(tmp_path):
         trial = by_id[r.candidate]
         assert trial.values == [r.metrics["latent_error"], r.latency_ms, r.num_params]
         assert trial.params == {d.name: r.options[d.name] for d in tiny.SPACE.free_decisions}
+        assert trial.user_attrs["metrics"] == r.metrics and trial.user_attrs["worker"] == r.worker
         assert trial.user_attrs["seconds"] == r.seconds and trial.user_attrs["costs"]["num_macs"] == r.num_macs
         assert trial.user_attrs["words"].startswith("E1:")
     assert [c["done"] for c in calls] == list(range(7)) and [c["done"] for c in more] == list(range(6, 11))
@@ -210,6 +214,45 @@ def test_a_killed_worker_costs_one_trial_and_the_pool_recovers(tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluations_that_hang_or_fill_the_memory_fail_alone(tmp_path):
+    points = run_points(tmp_path)
+    special = {points[0]: "hang", points[1]: "memory", points[2]: f"hang once {tmp_path / 'flag'}", points[3]: "nan"}
+    log = tmp_path / "log"
+    factory = tiny.evaluator(0.1, str(log), special)
+    result, _ = sweep(tmp_path / "run", factory, num=10, trial_timeout_s=4, worker_memory_gb=0.6)
+    assert (result.done, result.failed) == (10, 3)
+    records = {r.candidate: r for r in CandidateStore(tmp_path / "run" / "store").records()}
+    assert records[points[0]].reason == "no result within 4 s (search.trial_timeout_s), twice"
+    assert records[points[1]].reason == "more than 0.6 GB of memory (search.worker_memory_gb), twice"
+    assert records[points[2]].outcome == "done" and records[points[3]].reason == "latent_error is nan"
+    times = Counter(line.split()[0] for line in log.read_text().splitlines())
+    assert {candidate: n for candidate, n in times.items() if n != 1} == dict.fromkeys(points[:3], 2)
+    again = [t for t in study_of(tmp_path / "run").trials if "tried once more" in t.user_attrs.get("reason", "")]
+    assert len(again) == 3 and all(t.state.is_finished() for t in study_of(tmp_path / "run").trials)
+
+
+def test_a_second_driver_is_refused(tmp_path):
+    import fcntl
+    import os
+
+    (tmp_path / "run").mkdir()
+    handle = os.open(tmp_path / "run", os.O_RDONLY)  # as the first driver, another open file
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another process is driving its sweep"):
+        sweep(tmp_path / "run", tiny.evaluator())
+    assert list((tmp_path / "run").iterdir()) == []
+    os.close(handle)
+    assert sweep(tmp_path / "run", tiny.evaluator(), num=2)[0].done == 2
+
+
+def test_more_workers_than_there_is_room_for(tmp_path):
+    with pytest.raises(UserError, match=r"room for 1 workers of search.cpus_per_trial 1.5 .*search.workers is 2"):
+        sweep(tmp_path / "run", tiny.evaluator(), cpus_per_trial=1.5)
+    with pytest.raises(UserError, match=r"room for 0 workers .*search.gpus_per_trial 900"):
+        sweep(tmp_path / "run", tiny.evaluator(), gpus_per_trial=900)
+
+
+@pytest.mark.slow
 def test_an_error_of_the_progress_callback_is_raised_after_a_clean_stop(tmp_path):
     def broken(**counts):
         if counts["done"] == 2:
@@ -241,7 +284,7 @@ def test_an_infinite_prior_does_not_stop_the_sweep(tmp_path):
     def broken(matrix):
         return np.where(np.asarray(matrix)[:, 0] == 0, np.inf, tiny.prior(matrix))
 
-    settings = SweepSettings(num_candidates=6, sampler="random", num_warm_start=4)
+    settings = SweepSettings(num_candidates=6, sampler="random", num_warm_start=4, workers=1)
     try:
         result = run_sweep(tiny.SPACE, tiny.evaluator(0.01), tiny.costs(), settings, tmp_path / "run", broken)
     finally:
@@ -249,3 +292,78 @@ def test_an_infinite_prior_does_not_stop_the_sweep(tmp_path):
     assert result.done == 6
     for record in CandidateStore(tmp_path / "run" / "store").records():
         assert (record.prior is None) == (record.vector[0] == 0)
+
+
+def test_a_sweep_stops_what_cannot_reach_the_front_and_learns_from_it(tmp_path):
+    log, run_dir = tmp_path / "log", tmp_path / "run"
+    factory = tiny.evaluator_with_rungs(log=str(log))
+    settings = {"early_stopping": "dominance", "stopping_after": 5, "stopping_risk": 0.3, "num_warm_start": 0}
+    result, calls = sweep(run_dir, factory, num=24, workers=1, seed=5, **settings)
+    records = CandidateStore(run_dir / "store").records()
+    stopped = [r for r in records if r.outcome == "stopped"]
+    assert (result.done + result.stopped, result.failed, result.stopped) == (24, 0, len(stopped))
+    assert len(stopped) >= 1 and calls[-1]["stopped"] == len(stopped)
+    # Evaluations end where it was decided, and nowhere else.
+    steps = {}
+    for line in log.read_text().splitlines():
+        steps.setdefault(line.split()[0], []).append(int(line.split()[1]))
+    for r in records:
+        assert steps[r.candidate] == [rung.steps for rung in r.rungs] + ([30] if r.outcome == "done" else [])
+        assert [rung.metrics["latent_error"] for rung in r.rungs] == [
+            tiny.curve_of(r.options, s.steps) for s in r.rungs
+        ]
+    # One worker: the same decisions come out of the store, in its order, and each is right.
+    stopper, measured = Stopper(StoppingSettings("dominance", 0.3, 5)), np.empty((0, 3))
+    for r in records:
+        costs = (r.latency_ms, float(r.num_params))
+        points = [Point(s.steps, s.metrics["latent_error"], s.metrics["latent_error_se"]) for s in r.rungs]
+        verdicts = [stopper.decide(r.candidate, points[: i + 1], costs, measured) for i in range(len(points))]
+        assert [v.stop for v in verdicts] == [False] * (len(points) - 1) + [r.outcome == "stopped"]
+        final = np.array([tiny.error_of(r.options), *costs])
+        if r.outcome == "stopped":
+            assert r.reason == verdicts[-1].reason and not r.metrics and r.seconds > 0
+            assert r.predicted_low <= r.predicted_error == verdicts[-1].forecast.median <= r.predicted_high
+            assert ((measured <= final).all(axis=1) & (measured < final).any(axis=1)).any()
+        else:
+            stopper.finished(r.candidate, points, costs, r.metrics["latent_error"])
+            measured = np.vstack([measured, final])
+            measured = measured[front(measured)]
+    # For samplers it is an expected value, for the front nothing.
+    trials = {t.user_attrs["candidate"]: t for t in study_of(run_dir).get_trials(states=(TrialState.COMPLETE,))}
+    for r in stopped:
+        assert trials[r.candidate].values == [r.predicted_error, r.latency_ms, r.num_params]
+        assert trials[r.candidate].user_attrs["forecast"] == [[r.predicted_low, r.predicted_high]]
+    table = pq.read_table(export_tables(run_dir)[0]).to_pylist()
+    assert sum(row["on_front"] for row in table) == len(measured) and result.front_size == len(measured)
+    by_id = {row["id"]: row for row in table}
+    for r in stopped:
+        row = by_id[r.candidate]
+        assert (row["outcome"], row["on_front"], row["predicted_error"]) == ("stopped", False, r.predicted_error)
+        assert row[f"latent_error@{r.rungs[-1].steps}"] == r.rungs[-1].metrics["latent_error"]
+    # Going on repeats none of both.
+    result, _ = sweep(run_dir, factory, num=28, workers=2, **settings | {"sampler": "ehvi"})
+    assert result.done + result.stopped == 28
+    first = [line.split()[0] for line in log.read_text().splitlines() if line.endswith(" 0")]
+    assert len(first) == len(set(first)) == 28
+
+
+def test_rungs_without_stopping_and_rungs_that_fail(tmp_path):
+    points, log = run_points(tmp_path), tmp_path / "log"
+    special = dict(zip(points, ["nan 10", "raise 20", "end 20", "raise 0"], strict=True))
+    factory = tiny.evaluator_with_rungs(log=str(log), special=special)
+    result, _ = sweep(tmp_path / "run", factory, num=5, workers=1)
+    assert (result.done, result.stopped, result.failed) == (5, 0, 4)
+    records = {r.candidate: r for r in CandidateStore(tmp_path / "run" / "store").records()}
+    found = [(records[p].reason, [rung.steps for rung in records[p].rungs]) for p in points]
+    assert found == [
+        ("latent_error is nan", [0]),
+        ("RuntimeError: out of luck", [0, 10]),
+        ("ValueError: the evaluator ended with a rung; after its rungs it must give all metrics", [0, 10]),
+        ("RuntimeError: out of luck", []),
+    ]
+    whole = [r for r in records.values() if r.outcome == "done"]
+    assert all([rung.steps for rung in r.rungs] == [0, 10, 20] for r in whole)
+    assert all(0 < rung.seconds <= r.seconds for r in whole for rung in r.rungs)
+    # Going on with successive halving; what is stored counts.
+    result, _ = sweep(tmp_path / "run", factory, num=11, workers=1, early_stopping="moasha", reduction_factor=6)
+    assert result.done + result.stopped == 11 and result.stopped >= 2

@@ -1,6 +1,7 @@
 """A space, costs and evaluators that take hardly any time, for sweeps with real Ray.
 
-Run as a script it is the driver of one sweep, to be killed: tiny.py RUN_DIR NUM_CANDIDATES SECONDS_A_CANDIDATE
+Run as a script it is the driver of one sweep, to be killed: tiny.py RUN_DIR NUM_CANDIDATES SECONDS_A_CANDIDATE [POLICY]
+POLICY, of early stopping, makes evaluations come in rungs.
 """
 
 import sys
@@ -31,6 +32,46 @@ def prior(matrix):
     return 0.01 + 0.02 * matrix.sum(axis=1)
 
 
+def error_of(options):
+    """The final error of an evaluation in rungs: over two decades from the largest candidate to the smallest."""
+    return 10 ** (-sum(len(name) for name in options.values()) / 12)
+
+
+def curve_of(options, steps):
+    """The error on the way to the final one, at 0, 10 and 20 of 30 steps: a power law of the final one."""
+    return (2 * error_of(options)) ** (1 - 0.02 * (steps - 30))
+
+
+def evaluator_with_rungs(seconds=0.0, log=None, special=None):
+    """An evaluate_factory whose evaluations have three rungs; a line `<candidate> <steps>` each in `log`."""
+
+    def make():
+        import time
+
+        from nas.search import PartialResult
+
+        def evaluate(candidate):
+            final = 10 ** (-sum(len(name) for name in candidate.options.values()) / 12)
+            what = (special or {}).get(candidate.id, "")
+            for steps in (0, 10, 20, 30):
+                time.sleep(seconds / 4)
+                if log is not None:
+                    with open(log, "a") as file:
+                        file.write(f"{candidate.id} {steps}\n")
+                if what == f"raise {steps}":
+                    raise RuntimeError("out of luck")
+                error = (2 * final) ** (1 - 0.02 * (steps - 30)) if steps < 30 else final
+                if what == f"nan {steps}":
+                    error = float("nan")
+                if what == f"end {steps}":
+                    return
+                yield PartialResult(steps, {"latent_error": error}, 0.01) if steps < 30 else {"latent_error": error}
+
+        return evaluate
+
+    return make
+
+
 def evaluator(seconds=0.0, log=None, special=None):
     """An evaluate_factory; `special` maps candidate ids to what happens instead, `log` gets one line an evaluation.
 
@@ -39,6 +80,7 @@ def evaluator(seconds=0.0, log=None, special=None):
 
     def make():
         import os
+        import re
         import signal
         import time
 
@@ -57,6 +99,17 @@ def evaluator(seconds=0.0, log=None, special=None):
                 return {"noise_error": 0.1}
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if what.startswith("hang"):
+                flag = what.removeprefix("hang once ")
+                if what == "hang" or not os.path.exists(flag):
+                    if what != "hang":
+                        open(flag, "w").close()
+                    re.match("(a+)+$", "a" * 60 + "b")  # for ever, and no other thread of this process runs
+            if what == "memory":
+                taken = []
+                while True:
+                    taken.append(bytearray(b"x" * 2**24))
+                    time.sleep(0.01)
             if what.startswith("kill once"):
                 flag = what.removeprefix("kill once ")
                 if not os.path.exists(flag):
@@ -69,18 +122,21 @@ def evaluator(seconds=0.0, log=None, special=None):
     return make
 
 
-def main(run_dir, num_candidates, seconds):
+def main(run_dir, num_candidates, seconds, policy="none"):
     """One sweep of two workers, everything it measures written next to the run."""
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = SweepSettings(num_candidates=int(num_candidates), workers=2, sampler="random", num_warm_start=6)
+    settings = SweepSettings(
+        num_candidates=int(num_candidates), workers=2, sampler="random", num_warm_start=6, early_stopping=policy
+    )
     start = time.monotonic()
     first_result = []
 
     def on_progress(done, **_):
         first_result.append((time.monotonic() - start, done))
 
-    factory = evaluator(float(seconds), str(folder / "evaluations.txt"))
+    make = evaluator if policy == "none" else evaluator_with_rungs
+    factory = make(float(seconds), str(folder / "evaluations.txt"))
     result = run_sweep(SPACE, factory, costs(), settings, folder, prior, on_progress)
     (folder / "result.txt").write_text(f"{result}\n{first_result}\n")
 

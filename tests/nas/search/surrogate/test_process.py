@@ -11,6 +11,7 @@ from nas.search.decisions import GridSpace
 from nas.search.surrogate.features import Features, Group
 from nas.search.surrogate.fitting import Fit
 from nas.search.surrogate.kernel import Kernel
+from nas.search.surrogate.model import Surrogate, SurrogateSettings
 from nas.search.surrogate.process import Process, View
 from nas.search.surrogate.transforms import Transform
 
@@ -88,6 +89,23 @@ def test_the_fit_finds_what_made_the_data():
     assert fitted.rates[0, 3] < 0.1
 
 
+def test_a_scale_far_behind_in_evidence_is_tried_again_later():
+    """Values that turn from exponentials of a straight trend into the trend: the scale follows, not at once."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(120, 4))
+    smooth = x @ np.array([0.8, 0.1, -0.3, 0.5])
+    skewed, plain = np.exp(smooth), 5 + smooth
+
+    def scale_of(surrogate: Surrogate, values: np.ndarray) -> str:
+        surrogate.update(range(len(values)), x[: len(values)], values)
+        return surrogate.transform.name
+
+    grown = Surrogate(GROUPS, SurrogateSettings())
+    assert scale_of(grown, skewed[:40]) == "log"
+    assert scale_of(grown, plain[:50]) == "log", "too early to look again"
+    assert scale_of(grown, plain) == scale_of(Surrogate(GROUPS, SurrogateSettings()), plain) == "identity"
+
+
 @pytest.mark.parametrize(("name", "offset"), [("identity", 0.0), ("log", 0.0), ("log", -2.0)])
 def test_expected_amount_below_a_level(name, offset):
     """Against the average over quantiles of the distribution."""
@@ -135,3 +153,22 @@ def test_groups_have_unit_mean_squared_distance():
         distance = ((part[:, None] - part[None]) ** 2).sum(axis=2)
         assert distance == pytest.approx(truth * (distance[0, -1] / truth[0, -1]), abs=1e-9)
     assert np.ptp(cost[matrix[:, 0] == 1]) < 1e-12 and np.unique(cost.round(9)).size == 3
+
+
+def test_noise_of_an_observation_of_its_own():
+    """What is known with more noise counts less: the closed form, and the limits of none and of very much."""
+    own = np.zeros(len(X))
+    own[[3, 8]] = 0.7, 1e12
+    kernel = Kernel.of(GROUPS, np.full(2, 0.4), np.full((1, 2), 0.3), np.array([0.7]), noise=0.05, constant=1.0)
+    process = Process(kernel, X[:6], own[:6])
+    for row, variance in zip(X[6:], own[6:], strict=True):
+        process.add(row, variance)
+    grown = View(process, C)
+    covariance = kernel(X, X) + np.diag(kernel.noise + own)
+    across = kernel(X, C)
+    assert grown.mean(Z) == pytest.approx(across.T @ np.linalg.solve(covariance, Z), abs=1e-6)
+    reduction = np.einsum("ij,ij->j", across, np.linalg.solve(covariance, across))
+    assert grown.variance == pytest.approx(kernel.diagonal(C) - reduction, abs=1e-6)
+    rest = np.delete(np.arange(len(X)), 8)
+    without = View(Process(kernel, X[rest], own[rest]), C)
+    assert grown.mean(Z) == pytest.approx(without.mean(Z[rest]), abs=1e-6)
