@@ -171,6 +171,8 @@ class KnownCostSampler(BaseSampler):
         seen = self._history.seen(study, trial.number)
         rng = np.random.default_rng([self._seed, 1, trial.number])
         closed = seen.closed
+        if self._is_open is not None:  # knows better than the study, in which an interrupted trial has failed, too
+            closed = closed[[not self._is_open(vector) for vector in closed]]
         while True:
             proposal = self._proposer.propose(replace(seen, closed=closed), rng)
             if proposal is None or self._is_open is None:
