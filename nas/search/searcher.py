@@ -216,7 +216,7 @@ class SweepSearcher(Searcher):
                 self._died[flight.record.candidate] = reason
                 self.pool.release(flight.vector)
                 self.sampler.queue.appendleft(flight.vector)
-                studies.fail(self.study, flight.number, f"{reason}{studies.TRIED_AGAIN}")
+                studies.fail(self.study, flight.number, f"{reason}; tried once more")
                 self._count_failure(f"{flight.record.candidate}: {reason}")
                 return
             record = flight.record.model_copy(update={"reason": _both(before, reason)})

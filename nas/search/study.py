@@ -23,8 +23,6 @@ from search_spaces.space import SearchSpace
 
 JOURNAL = "study.log"
 INTERRUPTED = "interrupted"
-TRIED_AGAIN = "; tried once more"
-"""End of the reason of a trial whose worker died the first time."""
 
 # What samplers learn from: a stopped evaluation says what the error was going to be, not that there is none.
 _WITH_VALUES = ("done", "stopped")
@@ -118,8 +116,8 @@ def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs
     are failed with the reason 'interrupted'. Of records that the study knows only names and outcomes are read.
 
     Returns:
-        Index vectors of the interrupted candidates that have no record, in whichever earlier sweep: to be evaluated
-        first.
+        Index vectors of the candidates that were proposed and have no record, because an earlier sweep was interrupted
+        or the record was lost: to be evaluated first.
     """
     trials = study.get_trials(deepcopy=False)
     by_name = {t.user_attrs["trial"]: t for t in trials if "trial" in t.user_attrs}
@@ -146,20 +144,19 @@ def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs
         storage.add_trials(study, [_frozen(space, record, costs, choices) for record in new])
     for trial in study.get_trials(deepcopy=False, states=UNFINISHED):
         fail(study, trial.number, INTERRUPTED)
-    return _interrupted(study, space, set(recorded))
+    return _without_record(study, space, set(recorded))
 
 
-def _interrupted(study: optuna.Study, space: SearchSpace, evaluated: set[str]) -> list[Indices]:
-    """Candidates of trials without a result that are not to blame for it, without the evaluated ones."""
+def _without_record(study: optuna.Study, space: SearchSpace, recorded: set[str]) -> list[Indices]:
+    """Candidates that were proposed and of which the store knows nothing."""
     wanted = {decision.name for decision in space.free_decisions}
     again: dict[tuple[int, ...], Indices] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        reason = trial.user_attrs.get("reason", "")
-        if not (reason == INTERRUPTED or reason.endswith(TRIED_AGAIN)) or not wanted <= set(trial.params):
-            continue  # without its parameters: killed while it was being proposed
-        vector = vector_of(space, trial.params)
-        if space.decode(vector).id not in evaluated:
-            again[tuple(vector)] = vector
+    for trial in study.get_trials(deepcopy=False):
+        # Without its parameters: killed while it was being proposed.
+        if trial.user_attrs.get("candidate") not in recorded and wanted <= set(trial.params):
+            vector = vector_of(space, trial.params)
+            if space.decode(vector).id not in recorded:
+                again[tuple(vector)] = vector
     return list(again.values())
 
 

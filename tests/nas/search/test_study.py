@@ -115,6 +115,15 @@ def test_an_interrupted_candidate_that_was_done_otherwise_is_not_queued(tmp_path
     assert brought_up(study, tmp_path, [record(VECTORS[0], trial="second")]) == []
 
 
+def test_what_was_deleted_from_the_store_is_evaluated_again(tmp_path):
+    study = opened(tmp_path)
+    for vector in VECTORS[:3]:
+        finish(study, asked(study, vector).number, record(vector, "failed" if vector == VECTORS[1] else "done"), COSTS)
+    study = opened(tmp_path)
+    again = brought_up(study, tmp_path, [record(VECTORS[0])])
+    assert [tuple(vector) for vector in again] == VECTORS[1:3] and len(study.trials) == 3
+
+
 def test_a_torn_line_and_a_stale_lock_are_removed(tmp_path):
     study = opened(tmp_path)
     finish(study, asked(study, VECTORS[0]).number, record(VECTORS[0]), COSTS)
