@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.journal import UNFINISHED, StudyJournal, cut_torn_line, release_stale_lock
+from nas.search.record import FORECAST
 from nas.search.settings import Indices, KnownCosts
 from nas.search.store import CandidateRecord, CandidateStore
-from nas.search.trial_history import FORECAST
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 

@@ -9,9 +9,9 @@ from nas.search.decisions import ExhaustedError, distributions, vector_of
 from nas.search.learning_curves import Forecast
 from nas.search.pool import OpenCandidates
 from nas.search.sampler import make_sampler
+from nas.search.record import FORECAST
 from nas.search.settings import KnownObjectives, SamplerName
 from nas.search.table import CandidateTable, ReferenceName
-from nas.search.trial_history import FORECAST
 
 
 class StudyDoor:

@@ -14,11 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.pareto import ERROR_FLOOR
 from nas.search.decisions import DecisionSpace, Indices, vector_of
 from nas.search.proposer import Seen
+from nas.search.record import FORECAST
 
 Floats = NDArray[np.float64]
 
-FORECAST = "forecast"
-"""User attribute of a trial that was stopped: for each unknown objective the 5 % and 95 % quantiles of its value."""
 _WIDTH = 2 * 1.6448536269514722  # of that interval, in standard deviations
 
 
