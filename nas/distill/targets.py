@@ -1,0 +1,86 @@
+"""The teacher's side of output-level distillation, computed once and kept on the disk.
+
+Batches are addressed by step, so that the n-th noise prediction of the teacher is the same for every student: however
+many are distilled, in however many processes and one after the other, each teacher pass is made once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nas.atomic import read_tensors, write_tensors
+from nas.distill.results import BatchSource
+from nas.sampling import add_noise, alphas_cumprod
+
+if TYPE_CHECKING:
+    from nas.teacher import Teacher
+
+#: Steps of one file.
+STEPS_PER_FILE = 25
+
+
+class StoredTargets:
+    """Noise predictions of the teacher for the training batches of any step.
+
+    Args:
+        teacher: that predicts.
+        batches: source of training batches.
+        folder: where files of :data:`STEPS_PER_FILE` steps are kept; a step takes as many bytes as its batch of
+            latents has in float32 (2 MiB at batch 32 of 4 x 64 x 64).
+        key: names everything that the batches follow from (data, seed, batch size); the teacher's key is added.
+    """
+
+    def __init__(self, teacher: Teacher, batches: BatchSource, folder: Path, key: list[int | str]) -> None:
+        self._teacher, self._batches, self._folder = teacher, batches, Path(folder)
+        self._key = json.dumps([1, teacher.key, *key])
+        self._alphas = alphas_cumprod(teacher.scheduler.config)
+        self._loaded: tuple[int, Tensor] | None = None
+        self.num_passes = 0
+        """Teacher passes that this process has made."""
+        self.seconds = 0.0
+        """That these took."""
+
+    def __call__(self, step: int) -> Tensor:
+        """The teacher's prediction (B, C, h, w) on the noised latents of step `step`, counted from 0.
+
+        Raises:
+            WriteError: the folder is full or cannot be written.
+            UserError: a file in it cannot be read.
+        """
+        number, row = divmod(step, STEPS_PER_FILE)
+        if self._loaded is None or self._loaded[0] != number:
+            self._loaded = (number, self._file(number))
+        return self._loaded[1][row]
+
+    def _file(self, number: int) -> Tensor:
+        from filelock import FileLock
+
+        path = self._folder / f"targets-{number:05d}.safetensors"
+        found = read_tensors(path, self._key)
+        if found is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):  # of several workers one makes it, the others wait
+                found = read_tensors(path, self._key)
+                if found is None:
+                    targets = self._predicted(number * STEPS_PER_FILE)
+                    write_tensors(path, {"targets": targets}, {"key": self._key})
+                    return targets
+        return found[1]["targets"]
+
+    def _predicted(self, start: int) -> Tensor:
+        began = time.perf_counter()
+        source, targets = self._batches(start), []
+        with torch.no_grad():
+            for _ in range(STEPS_PER_FILE):
+                batch = next(source)
+                noisy = add_noise(self._alphas, batch.latents, batch.noise, batch.timesteps)
+                targets.append(self._teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0].float())
+        self.num_passes += STEPS_PER_FILE
+        self.seconds += time.perf_counter() - began
+        return torch.stack(targets)
