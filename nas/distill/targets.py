@@ -21,8 +21,6 @@ from nas.sampling import add_noise, alphas_cumprod
 if TYPE_CHECKING:
     from nas.teacher import Teacher
 
-#: Steps of one file.
-STEPS_PER_FILE = 25
 
 
 class StoredTargets:
@@ -31,14 +29,18 @@ class StoredTargets:
     Args:
         teacher: that predicts.
         batches: source of training batches.
-        folder: where files of :data:`STEPS_PER_FILE` steps are kept; a step takes as many bytes as its batch of
+        folder: where files of `steps_per_file` steps are kept; a step takes as many bytes as its batch of
             latents has in float32 (2 MiB at batch 32 of 4 x 64 x 64).
         key: names everything that the batches follow from (data, seed, batch size); the teacher's key is added.
+        steps_per_file: that many teacher passes are made at a time.
     """
 
-    def __init__(self, teacher: Teacher, batches: BatchSource, folder: Path, key: list[int | str]) -> None:
+    def __init__(
+        self, teacher: Teacher, batches: BatchSource, folder: Path, key: list[int | str], steps_per_file: int = 25
+    ) -> None:
         self._teacher, self._batches, self._folder = teacher, batches, Path(folder)
-        self._key = json.dumps([1, teacher.key, *key])
+        self._steps_per_file = steps_per_file
+        self._key = json.dumps([1, steps_per_file, teacher.key, *key])
         self._alphas = alphas_cumprod(teacher.scheduler.config)
         self._loaded: tuple[int, Tensor] | None = None
         self.num_passes = 0
@@ -53,7 +55,7 @@ class StoredTargets:
             WriteError: the folder is full or cannot be written.
             UserError: a file in it cannot be read.
         """
-        number, row = divmod(step, STEPS_PER_FILE)
+        number, row = divmod(step, self._steps_per_file)
         if self._loaded is None or self._loaded[0] != number:
             self._loaded = (number, self._file(number))
         return self._loaded[1][row]
@@ -68,7 +70,7 @@ class StoredTargets:
             with FileLock(path.with_name(f".{path.name}.lock")):  # of several workers one makes it, the others wait
                 found = read_tensors(path, self._key)
                 if found is None:
-                    targets = self._predicted(number * STEPS_PER_FILE)
+                    targets = self._predicted(number * self._steps_per_file)
                     write_tensors(path, {"targets": targets}, {"key": self._key})
                     return targets
         return found[1]["targets"]
@@ -77,10 +79,10 @@ class StoredTargets:
         began = time.perf_counter()
         source, targets = self._batches(start), []
         with torch.no_grad():
-            for _ in range(STEPS_PER_FILE):
+            for _ in range(self._steps_per_file):
                 batch = next(source)
                 noisy = add_noise(self._alphas, batch.latents, batch.noise, batch.timesteps)
                 targets.append(self._teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0].float())
-        self.num_passes += STEPS_PER_FILE
+        self.num_passes += self._steps_per_file
         self.seconds += time.perf_counter() - began
         return torch.stack(targets)
