@@ -173,7 +173,13 @@ def proxy(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     def measured(row: dict[str, Any], steps: int, factor: float) -> dict[str, Any]:
         error = factor * row["latent_error"]
-        return {"steps": steps, "latent_error": error, "noise_error": error / 3, "tafid": 9 * error, "seconds": steps / 20}
+        return {
+            "steps": steps,
+            "latent_error": error,
+            "noise_error": error / 3,
+            "tafid": 9 * error,
+            "seconds": steps / 20,
+        }
 
     best = sorted((row for row in rows if row["outcome"] == "done"), key=lambda row: row["latent_error"])[:16]
     long = [0.1] * 14 + [0.1 * best[15]["latent_error"] / best[14]["latent_error"], 0.0999]

@@ -1,9 +1,9 @@
 """What a whole search costs, against training each candidate from scratch to the same fidelity.
 
-    python -m experiments.bench.search_cost RUN [--candidates 3] [--out FILE] [--max-steps 3000] [--minutes 18]
+    python -m experiments.bench.search_cost RUN [--candidates 3] [--max-steps 3000] [--minutes 18]
 
-RUN is a finished run. For some of its picks and front candidates the same architecture is trained from random weights on
-the same latents with the same loss (the teacher's noise prediction), until its latent error is that of the assembled
+RUN is a finished run. For some candidates of its front the same architecture is trained from random weights on the
+same latents with the same loss (the teacher's noise prediction), until its latent error is that of the assembled
 candidate. What scratch training is given: the best of three learning rates, each tried for `--tuning-steps` on the
 first candidate (by noise error at the end), AdamW with 50 warm-up steps and a constant rate, so that it may stop at any
 step; looking every `--every` steps is not counted. Where the cap comes first, the figure is a lower bound, and the
@@ -14,6 +14,7 @@ again it goes on with the next candidate.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -55,10 +56,9 @@ def from_scratch(run: RunContext, name: str, seed: int) -> StagedUNet:
     from search_spaces.candidate import Candidate
     from search_spaces.surgery import assemble
 
-    student = assemble(run.teacher.unet, Candidate.from_id(name, run.space.stages))
-    import copy
-
-    student = copy.deepcopy(student).train(False).requires_grad_(True)
+    # A copy, because the head is the teacher's own.
+    student = copy.deepcopy(assemble(run.teacher.unet, Candidate.from_id(name, run.space.stages)))
+    student = student.eval().requires_grad_(True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in student.modules():
@@ -170,7 +170,7 @@ def costs(run: RunContext) -> dict[str, Any]:
 
 
 def compare(found: dict[str, Any]) -> dict[str, Any]:
-    """Totals: the search without finalists, and all its evaluations trained from scratch at the mean cost of the sample."""
+    """Totals: the search without finalists, and all its evaluations from scratch at the mean cost of the sample."""
     search, trained = found["search"], found["from_scratch"]
     total = search["blocks, once"] + search["prior, once"] + search["all evaluations"]
     each = sum(t["cpu_seconds"] for t in trained) / len(trained)

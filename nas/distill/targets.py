@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nas.teacher import Teacher
 
 
-
 class StoredTargets:
     """Noise predictions of the teacher for the training batches of any step.
 

@@ -77,7 +77,8 @@ class Proxy(_Record):
     @property
     def complete(self) -> tuple[ProxyCandidate, ...]:
         """Candidates with a measure after every distillation, or the reason why there is none."""
-        return tuple(c for c in self.candidates if all(c.at(n) is not None for n in (0, *self.steps, self.long_steps)))
+        wanted = (0, *self.steps, self.long_steps)
+        return tuple(c for c in self.candidates if all(c.at(n) is not None for n in wanted))
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Agreement:
     """Tau-b; None below three candidates, or where all are equal."""
     low: float | None
     high: float | None
-    """95 % interval of tau: Fieller, Hartley and Pearson 1957 (atanh tau has variance 0.437 / (n - 4)); None below 5."""
+    """95 % interval of tau (Fieller et al. 1957: atanh tau has variance 0.437 / (n - 4)); None below five."""
     spearman: float | None
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def brief_vs_long(proxy: Proxy) -> go.Figure:
-    """Latent error of each candidate after the longest brief distillation, and before any, against that after the long one.
+    """Latent error as assembled and after the longest brief distillation, against that after the long one.
 
     Raises:
         ValueError: no candidate has been measured after all of them.

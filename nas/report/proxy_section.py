@@ -19,7 +19,9 @@ def section(run: RunData) -> str:
     """Scatter, rank correlations and what they mean; how to measure them where they are not there."""
     found = run.proxy
     if found is None or not found.complete:
-        default = "not measured for this run; `nanosd proxy RUN` distils some of its candidates longer and draws it here"
+        default = (
+            "not measured for this run; `nanosd proxy RUN` distils some of its candidates longer and draws it here"
+        )
         return page.section("proxy", _TITLE, _LEAD, page.missing(run.missing.get("proxy", default)))
     try:
         chart = page.figure(brief_vs_long(found), "proxy")
@@ -45,9 +47,9 @@ def _notes(found: Proxy) -> list[str]:
     rest = f"; {incomplete} more are not finished (`nanosd proxy` goes on)" if incomplete else ""
     return [
         advice(found),
-        f"{counted(len(found.complete), 'candidate')}{rest}; in grey 95 % intervals of tau. 1 is the same order as after "
-        f"{found.long_steps:,} steps, 0 none; below {TRUSTED:g} a score does not stand for the finished model.",
-        f"The teacher's side, {found.teacher_passes:,} passes for all candidates, took {duration(found.teacher_seconds)}.",
+        f"{counted(len(found.complete), 'candidate')}{rest}; in grey 95 % intervals of tau. 1 is the same order as "
+        f"after {found.long_steps:,} steps, 0 none; below {TRUSTED:g} a score does not stand for the finished model.",
+        f"The teacher's {found.teacher_passes:,} passes, for all candidates, took {duration(found.teacher_seconds)}.",
     ]
 
 

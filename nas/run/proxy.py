@@ -93,7 +93,7 @@ def choose(values: NDArray[np.float64], num: int, seed: int) -> list[int]:
     """Rows of the sample among evaluated candidates (N, 3) of (error, latency, parameters), by growing error.
 
     From the better half of the front, those whose error is at most the front's median: first of the front itself,
-    then of the layers behind it, evenly along the logarithm's order; where all these are too few, the next ones by error.
+    then of the layers behind it, evenly by the rank of the error; where all these are too few, the next ones by error.
     """
     from nas.pareto import front
 

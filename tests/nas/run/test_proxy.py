@@ -19,80 +19,34 @@ from experiments.exits import run_app
 from nas.config import load_recipe, recipe_hash
 from nas.fidelity.proxy_record import FILE, Proxy, read_proxy
 from nas.progress import Progress
-from nas.run import phases
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.run.evaluate import make_evaluator
 from nas.run.proxy import choose, proxy
 from nas.run.reuse import check_sources
 from nas.search.evaluation import Evaluation, PartialResult
-from nas.search.record import CandidateRecord
 from nas.search.stopping import EARLY_STOPPING
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.surgery import assemble
 from tests.commands import exit_code, start
+from tests.trained_run import make_run, record
 
-SPACE = """
-name: eight
-options:
-  E1: [RARA]
-  E2: [RARA, R]
-  E3: [RARA, R]
-  deep: [none]
-  D3: [RARARA, R]
-  D2: [RARARA]
-  D1: [RARARA]
-"""
 STEPS = 4
-
-
-def overrides(folder: Path) -> list[str]:
-    (folder / "space.yaml").write_text(SPACE)
-    return [
-        f"space={folder / 'space.yaml'}",
-        "data.num_images=8",
-        "distill.steps=1",
-        "distill.batch_size=2",
-        "fidelity.num_samples=4",
-        "fidelity.num_noise_samples=4",
-        "fidelity.ddim_steps=2",
-        "finalize.steps=4",
-        "finalize.batch_size=2",
-        "search.workers=1",
-    ]
-
-
-def record(run: RunContext, row: int, error: float) -> CandidateRecord:
-    candidate = run.space.decode(run.space.enumerate()[row])
-    return CandidateRecord(
-        candidate=candidate.id,
-        options=candidate.options,
-        vector=tuple(int(i) for i in run.space.encode(candidate)),
-        outcome="done",
-        latency_ms=10.0 - row,
-        num_params=1000 - row,
-        metrics={"latent_error": error},
-        trial=f"t{row}",
-    )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
     """A run of eight candidates with trained blocks, six of them "evaluated" with made-up errors."""
-    folder = tmp_path_factory.mktemp("proxy")
-    run = RunContext(load_recipe(None, overrides(folder)), RunDirectory(folder / "run"))
-    torch.set_num_threads(1)
-    run.directory.create(run.recipe)
-    phases.distill(run, Progress(silent=True))
-    run.store.extend([record(run, row, 0.1 * (row + 1)) for row in range(6)])
-    return run
+    return make_run(tmp_path_factory.mktemp("proxy"))
 
 
 def with_steps(run: RunContext, steps: int) -> RunContext:
     """The same run as if its recipe had said so."""
     search = run.recipe.search.model_copy(update={"distill_steps": steps})
-    run.directory.config.write_text(json.dumps(run.recipe.model_copy(update={"search": search}).model_dump(mode="json")))
+    run.directory.config.write_text(
+        json.dumps(run.recipe.model_copy(update={"search": search}).model_dump(mode="json"))
+    )
     return RunContext.open(run.directory.path)
 
 
@@ -130,7 +84,9 @@ def test_a_candidate_that_diverges_fails_with_its_reason(trained: RunContext) ->
     finally:
         with_steps(trained, 0)
     broken: Any = evaluate.__closure__
-    blocks = next(c.cell_contents for c in broken if isinstance(c.cell_contents, dict) and ("E2", "R") in c.cell_contents)
+    blocks = next(
+        c.cell_contents for c in broken if isinstance(c.cell_contents, dict) and ("E2", "R") in c.cell_contents
+    )
     with torch.no_grad():
         next(blocks["E2", "R"].parameters()).fill_(float("nan"))
     planned = next(r for r in (record(trained, row, 0.0) for row in range(8)) if r.options["E2"] == "R")
@@ -212,7 +168,7 @@ def test_brief_and_long_scores_are_measured_once(trained: RunContext) -> None:
     assert again.steps == (1, 2) and again.candidates[0].measured[1] == found.candidates[0].measured[1]
     wanted = without_times(found)
     for candidate in (kept := without_times(again))["candidates"]:
-        candidate["measured"] = [m for m in candidate["measured"] if m["steps"] != 2]
+        candidate["measured"] = tuple(m for m in candidate["measured"] if m["steps"] != 2)
     assert kept["candidates"] == wanted["candidates"]
     # Of other blocks or settings nothing is taken over.
     path.write_text(json.dumps(tree | {"key": "other", "teacher_seconds": 9e9}))
