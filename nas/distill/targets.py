@@ -42,10 +42,14 @@ class StoredTargets:
         self._key = json.dumps([1, steps_per_file, teacher.key, *key])
         self._alphas = alphas_cumprod(teacher.scheduler.config)
         self._loaded: tuple[int, Tensor] | None = None
-        self.num_passes = 0
-        """Teacher passes that this process has made."""
-        self.seconds = 0.0
-        """That these took."""
+        self.seconds_now = 0.0
+        """That this process has spent on teacher passes."""
+        self._seconds: dict[int, float] = {}
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        """Teacher passes behind the files that were needed so far, and their seconds, whoever made them."""
+        return self._steps_per_file * len(self._seconds), sum(self._seconds.values())
 
     def __call__(self, step: int) -> Tensor:
         """The teacher's prediction (B, C, h, w) on the noised latents of step `step`, counted from 0.
@@ -69,19 +73,20 @@ class StoredTargets:
             with FileLock(path.with_name(f".{path.name}.lock")):  # of several workers one makes it, the others wait
                 found = read_tensors(path, self._key)
                 if found is None:
-                    targets = self._predicted(number * self._steps_per_file)
-                    write_tensors(path, {"targets": targets}, {"key": self._key})
-                    return targets
+                    began = time.perf_counter()
+                    tensors = {"targets": self._predicted(number * self._steps_per_file)}
+                    seconds = time.perf_counter() - began
+                    self.seconds_now += seconds
+                    found = {"key": self._key, "seconds": f"{seconds:.4f}"}, tensors
+                    write_tensors(path, tensors, found[0])
+        self._seconds[number] = float(found[0]["seconds"])
         return found[1]["targets"]
 
     def _predicted(self, start: int) -> Tensor:
-        began = time.perf_counter()
         source, targets = self._batches(start), []
         with torch.no_grad():
             for _ in range(self._steps_per_file):
                 batch = next(source)
                 noisy = add_noise(self._alphas, batch.latents, batch.noise, batch.timesteps)
                 targets.append(self._teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0].float())
-        self.num_passes += self._steps_per_file
-        self.seconds += time.perf_counter() - began
         return torch.stack(targets)

@@ -93,7 +93,7 @@ class Agreement:
     """Tau-b; None below three candidates, or where all are equal."""
     low: float | None
     high: float | None
-    """95 % interval of tau (Fieller et al. 1957: atanh tau has variance 0.437 / (n - 4)); None below five."""
+    """95 % interval of tau (Fieller et al. 1957: atanh tau has variance 0.437 / (n - 4)); None below five and at 1."""
     spearman: float | None
 
     @property
@@ -126,10 +126,8 @@ def _ranks(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | 
 
 
 def _interval(kendall: float | None, num: int) -> tuple[float | None, float | None]:
-    if kendall is None or num < 5:
+    if kendall is None or num < 5 or abs(kendall) == 1:
         return None, None
-    if abs(kendall) == 1:
-        return kendall, kendall  # atanh is infinite: no sample speaks against it
     half = 1.96 * math.sqrt(0.437 / (num - 4))
     return math.tanh(math.atanh(kendall) - half), math.tanh(math.atanh(kendall) + half)
 
@@ -157,7 +155,8 @@ def advice(proxy: Proxy) -> str:
     if good is None:
         return "None of the scores ranks finished models; distil longer (--steps), and choose among finalists only."
     if good <= proxy.search_steps:
-        return f"Errors after {proxy.search_steps:,} steps, which the front is made of, rank finished models."
+        what = f"Errors after {proxy.search_steps:,} steps" if proxy.search_steps else "Errors of assembled candidates"
+        return f"{what}, which the front is made of, rank finished models."
     return (
         f"The fewest steps that rank finished models are {good:,}: set search.distill_steps={good}, or compare "
         "finalists after as many."

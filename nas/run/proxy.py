@@ -167,7 +167,6 @@ def _measure(run: RunContext, found: Proxy, progress: Progress) -> Proxy:
 
     schedules = (0, *found.steps, found.long_steps)
     targets = stored_targets(run)
-    before = (found.teacher_passes, found.teacher_seconds)
     with progress.phase("proxy", sum(schedules) * len(found.candidates)) as phase:
         for index, candidate in enumerate(found.candidates):
             for steps in schedules:
@@ -180,14 +179,19 @@ def _measure(run: RunContext, found: Proxy, progress: Progress) -> Proxy:
                 found = found.model_copy(
                     update={
                         "candidates": (*found.candidates[:index], candidate, *found.candidates[index + 1 :]),
-                        "teacher_passes": before[0] + targets.num_passes,
-                        "teacher_seconds": round(before[1] + targets.seconds, 3),
+                        **_teacher_cost(found, targets),
                     }
                 )
                 write_json(run.directory.path / FILE, found.model_dump(mode="json"))
             phase.advance(0, candidates=f"{len(found.complete)} of {len(found.candidates)}")
     write_json(run.directory.path / FILE, found.model_dump(mode="json"))
     return found
+
+
+def _teacher_cost(found: Proxy, targets: StoredTargets) -> dict[str, float]:
+    """What all passes that were needed cost; a call that goes on may need fewer of them than the one before."""
+    passes, seconds = max((found.teacher_passes, found.teacher_seconds), targets.cost)
+    return {"teacher_passes": passes, "teacher_seconds": round(seconds, 3)}
 
 
 def _distilled(run: RunContext, name: str, steps: int, targets: StoredTargets, advance: Any) -> Measured:
@@ -201,7 +205,7 @@ def _distilled(run: RunContext, name: str, steps: int, targets: StoredTargets, a
     student = assemble(run.teacher.unet, Candidate.from_id(name, run.space.stages), run.blocks, copy=False)
     settings = brief_settings(run, steps)
     told = sorted({*range(0, steps, _TOLD), steps})
-    start, of_teacher, done = time.perf_counter(), targets.seconds, 0
+    start, of_teacher, done = time.perf_counter(), targets.seconds_now, 0
     try:
         for step, copies in distill_candidates(
             run.teacher, {name: student}, run.batches(settings.batch_size), settings, told, targets
@@ -209,7 +213,7 @@ def _distilled(run: RunContext, name: str, steps: int, targets: StoredTargets, a
             student = copies[name]
             advance(step - done)
             done = step
-        seconds = time.perf_counter() - start - (targets.seconds - of_teacher)
+        seconds = time.perf_counter() - start - (targets.seconds_now - of_teacher)
         fidelity = run.evaluator.evaluate(student)
     except (DivergedError, FidelityError) as error:
         advance(steps - done)

@@ -17,12 +17,12 @@ import torch
 from experiments.cli import app
 from experiments.exits import run_app
 from nas.config import load_recipe, recipe_hash
-from nas.fidelity.proxy_record import FILE, Proxy, read_proxy
+from nas.fidelity.proxy_record import FILE, MEASURES, Proxy, read_proxy
 from nas.progress import Progress
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.run.evaluate import make_evaluator
-from nas.run.proxy import choose, proxy
+from nas.run.proxy import _begin, choose, proxy
 from nas.run.reuse import check_sources
 from nas.search.evaluation import Evaluation, PartialResult
 from nas.search.stopping import EARLY_STOPPING
@@ -30,66 +30,63 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.surgery import assemble
 from tests.commands import exit_code, start
-from tests.trained_run import make_run, record
+from tests.trained_run import record
 
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
-    """A run of eight candidates with trained blocks, six of them "evaluated" with made-up errors."""
-    return make_run(tmp_path_factory.mktemp("proxy"))
-
-
 def with_steps(run: RunContext, steps: int) -> RunContext:
-    """The same run as if its recipe had said so."""
-    search = run.recipe.search.model_copy(update={"distill_steps": steps})
+    """The same run as if its recipe had said so; of several workers each lets go of the teacher's text encoder."""
+    search = run.recipe.search.model_copy(update={"distill_steps": steps, "workers": 2 if steps else 1})
     run.directory.config.write_text(
         json.dumps(run.recipe.model_copy(update={"search": search}).model_dump(mode="json"))
     )
     return RunContext.open(run.directory.path)
 
 
-def test_a_distilled_candidate_scores_as_it_does_when_it_is_finalized(trained: RunContext, tmp_path: Path) -> None:
+def test_a_distilled_candidate_scores_as_it_does_when_it_is_finalized(trained_run: RunContext, tmp_path: Path) -> None:
     from nas.distill.align import align
 
-    candidate = Candidate.from_id(record(trained, 5, 0.0).candidate, trained.space.stages)
-    student = assemble(trained.teacher.unet, candidate, trained.blocks)
-    settings = trained.align_settings
+    candidate = Candidate.from_id(record(trained_run, 5, 0.0).candidate, trained_run.space.stages)
+    student = assemble(trained_run.teacher.unet, candidate, trained_run.blocks)
+    settings = trained_run.align_settings
     aligned = align(
-        trained.teacher, student, trained.batches(settings.batch_size), settings, tmp_path, trained.dataset.key
+        trained_run.teacher,
+        student,
+        trained_run.batches(settings.batch_size),
+        settings,
+        tmp_path,
+        trained_run.dataset.key,
     )
-    wanted = trained.evaluator.evaluate(aligned.student)
+    wanted = trained_run.evaluator.evaluate(aligned.student)
     try:
-        evaluate = make_evaluator(str(with_steps(trained, STEPS).directory.path))
+        evaluate = make_evaluator(str(with_steps(trained_run, STEPS).directory.path))
     finally:
-        with_steps(trained, 0)
+        with_steps(trained_run, 0)
     *rungs, metrics = list(evaluate(candidate))
     assert [rung.steps for rung in rungs if isinstance(rung, PartialResult)] == [0, 1, 2]
-    assert metrics == {"latent_error": wanted.latent_error, "noise_error": wanted.noise_error, "tafid": wanted.tafid}
+    # By rounding only: weights that processes share lie elsewhere in memory.
+    assert metrics == {name: pytest.approx(getattr(wanted, name), rel=1e-4) for name in MEASURES}
     # The first rung is the candidate as it is assembled, on a quarter of the samples, of which it needs two.
-    raw = trained.evaluator.evaluate(student)
+    raw = trained_run.evaluator.evaluate(student)
     first: Any = rungs[0]
     assert first.metrics["latent_error"] == pytest.approx(np.mean(raw.latent_errors[:2]))
     assert first.metrics["noise_error"] == pytest.approx(raw.noise_error)
     assert metrics["noise_error"] != pytest.approx(raw.noise_error)
-    # What is not asked for is not computed: a stopped candidate costs no further step.
-    begun = evaluate(candidate)
-    next(iter(begun))
 
 
-def test_a_candidate_that_diverges_fails_with_its_reason(trained: RunContext) -> None:
+def test_a_candidate_that_diverges_fails_with_its_reason(trained_run: RunContext) -> None:
     try:
-        evaluate = make_evaluator(str(with_steps(trained, STEPS).directory.path))
+        evaluate = make_evaluator(str(with_steps(trained_run, STEPS).directory.path))
     finally:
-        with_steps(trained, 0)
+        with_steps(trained_run, 0)
     broken: Any = evaluate.__closure__
     blocks = next(
         c.cell_contents for c in broken if isinstance(c.cell_contents, dict) and ("E2", "R") in c.cell_contents
     )
     with torch.no_grad():
         next(blocks["E2", "R"].parameters()).fill_(float("nan"))
-    planned = next(r for r in (record(trained, row, 0.0) for row in range(8)) if r.options["E2"] == "R")
+    planned = next(r for r in (record(trained_run, row, 0.0) for row in range(8)) if r.options["E2"] == "R")
     candidate = Candidate(options=planned.options)
     found: Any = Evaluation(planned, lambda: evaluate(candidate), "latent_error").advance()
     assert found.outcome == "failed" and "latent_error" in (found.reason or "")
@@ -133,7 +130,7 @@ def test_the_sample_is_of_the_fronts_better_half(num: int) -> None:
 
 
 def small_proxy(run: RunContext, *steps: int, long: int = 3) -> Proxy:
-    return proxy(run.directory.path, 4, steps, long, Progress(silent=True))
+    return proxy(run.directory.path, 2, steps, long, Progress(silent=True))
 
 
 def without_times(found: Proxy | None) -> Any:
@@ -145,26 +142,27 @@ def without_times(found: Proxy | None) -> Any:
     return tree
 
 
-def test_brief_and_long_scores_are_measured_once(trained: RunContext) -> None:
-    path = trained.directory.path / FILE
-    found = small_proxy(trained, 1)
-    assert [c.candidate for c in found.candidates] == [record(trained, row, 0.0).candidate for row in range(4)]
-    assert [[m.steps for m in c.measured] for c in found.candidates] == [[0, 1, 3]] * 4 and len(found.complete) == 4
-    raw = trained.evaluator.evaluate(
-        assemble(trained.teacher.unet, Candidate.from_id(found.candidates[2].candidate), trained.blocks, copy=False)
+def test_brief_and_long_scores_are_measured_once(trained_run: RunContext) -> None:
+    path = trained_run.directory.path / FILE
+    found = small_proxy(trained_run, 1)
+    assert [c.candidate for c in found.candidates] == [record(trained_run, row, 0.0).candidate for row in (0, 2)]
+    assert [[m.steps for m in c.measured] for c in found.candidates] == [[0, 1, 3]] * 2 and len(found.complete) == 2
+    raw = trained_run.evaluator.evaluate(
+        assemble(
+            trained_run.teacher.unet, Candidate.from_id(found.candidates[1].candidate), trained_run.blocks, copy=False
+        )
     )
-    first = found.candidates[2].measured[0]
+    first = found.candidates[1].measured[0]
     assert (first.latent_error, first.noise_error, first.tafid) == (raw.latent_error, raw.noise_error, raw.tafid)
-    assert read_proxy(trained.directory.path) == found
+    assert read_proxy(trained_run.directory.path) == found
     # Everything is there: nothing is trained again. What a kill left out is, and only that; more steps are added.
     before = path.read_bytes()
-    small_proxy(trained, 1)
+    small_proxy(trained_run, 1)
     assert path.read_bytes() == before
     tree = json.loads(before)
     tree["candidates"][1]["measured"] = tree["candidates"][1]["measured"][:1]
-    tree["candidates"] = tree["candidates"][:2]
     path.write_text(json.dumps(tree))
-    again = small_proxy(trained, 2, 1)
+    again = small_proxy(trained_run, 2, 1)
     assert again.steps == (1, 2) and again.candidates[0].measured[1] == found.candidates[0].measured[1]
     wanted = without_times(found)
     for candidate in (kept := without_times(again))["candidates"]:
@@ -172,18 +170,20 @@ def test_brief_and_long_scores_are_measured_once(trained: RunContext) -> None:
     assert kept["candidates"] == wanted["candidates"]
     # Of other blocks or settings nothing is taken over.
     path.write_text(json.dumps(tree | {"key": "other", "teacher_seconds": 9e9}))
-    assert without_times(small_proxy(trained, 1)) == wanted
+    afresh = _begin(trained_run, [record(trained_run, 3, 0.4)], (1,), 3)
+    assert [c.measured for c in afresh.candidates] == [()] and afresh.teacher_seconds == 0
+    path.unlink()
 
 
-def test_what_the_command_says(trained: RunContext, tmp_path: Path) -> None:
+def test_what_the_command_says(trained_run: RunContext, tmp_path: Path) -> None:
     def say(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             assert run_app(app, ["proxy", *map(str, arguments)]) == code, err.getvalue()
         return out.getvalue(), err.getvalue()
 
-    path = trained.directory.path
-    small_proxy(trained, 1)
+    path = trained_run.directory.path
+    (path / FILE).unlink(missing_ok=True)
     found = json.loads(say(path, "--candidates", 4, "--steps", 1, "--long-steps", 3, "--json")[0])
     assert {row["steps"] for row in found["agreement"]} == {0, 1} and len(found["proxy"]["candidates"]) == 4
     out, err = say(path, "--candidates", 4, "--steps", 1, "--long-steps", 3)
@@ -196,28 +196,28 @@ def test_what_the_command_says(trained: RunContext, tmp_path: Path) -> None:
     ):
         err = say(*arguments, code=2)[1]
         assert words in err and err.count("\n") == 1
-    few = RunContext(trained.recipe, RunDirectory(tmp_path / "few"))
+    few = RunContext(trained_run.recipe, RunDirectory(tmp_path / "few"))
     few.directory.create(few.recipe)
-    few.store.extend([record(trained, row, 0.5) for row in range(3)])
+    few.store.extend([record(trained_run, row, 0.5) for row in range(3)])
     err = say(tmp_path / "few", code=2)[1]
     assert "3 candidates are evaluated, ranks need at least 4; go on with the search: nanosd resume" in err
 
 
 @pytest.mark.slow
-def test_a_killed_proxy_goes_on_to_the_same_figures(trained: RunContext) -> None:
-    path = trained.directory.path / FILE
-    arguments = ("proxy", trained.directory.path, "--candidates", 4, "--steps", 1, "--long-steps", 6)
+def test_a_killed_proxy_goes_on_to_the_same_figures(trained_run: RunContext) -> None:
+    path = trained_run.directory.path / FILE
+    arguments = ("proxy", trained_run.directory.path, "--candidates", 4, "--steps", 1, "--long-steps", 6)
     arguments = tuple(map(str, arguments))
     path.unlink(missing_ok=True)
     assert exit_code(start(*arguments)) == 0
-    whole = without_times(read_proxy(trained.directory.path))
+    whole = without_times(read_proxy(trained_run.directory.path))
     path.unlink()
     for most in (1, 4, 9):
         process = start(*arguments)
         deadline = time.monotonic() + 200
 
         def measured() -> int:
-            found = read_proxy(trained.directory.path)
+            found = read_proxy(trained_run.directory.path)
             return 0 if found is None else sum(len(c.measured) for c in found.candidates)
 
         while measured() < most and process.is_alive():
@@ -228,4 +228,4 @@ def test_a_killed_proxy_goes_on_to_the_same_figures(trained: RunContext) -> None
         assert process.exitcode == -signal.SIGKILL and measured() >= most
     assert measured() < 12
     assert exit_code(start(*arguments)) == 0
-    assert without_times(read_proxy(trained.directory.path)) == whole
+    assert without_times(read_proxy(trained_run.directory.path)) == whole
