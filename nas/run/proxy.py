@@ -207,8 +207,10 @@ def _distilled(run: RunContext, name: str, steps: int, targets: StoredTargets, a
     told = sorted({*range(0, steps, _TOLD), steps})
     start, of_teacher, done = time.perf_counter(), targets.seconds_now, 0
     try:
-        for step, copies in distill_candidates(
-            run.teacher, {name: student}, run.batches(settings.batch_size), settings, told, targets
+        for step, copies in (  # without steps nothing need be copied
+            distill_candidates(run.teacher, {name: student}, run.batches(settings.batch_size), settings, told, targets)
+            if steps
+            else ()
         ):
             student = copies[name]
             advance(step - done)

@@ -129,8 +129,12 @@ def test_the_sample_is_of_the_fronts_better_half(num: int) -> None:
     assert set(chosen) <= set(better) if num <= len(better) else set(chosen) >= set(better)
 
 
-def small_proxy(run: RunContext, *steps: int, long: int = 3) -> Proxy:
-    return proxy(run.directory.path, 2, steps, long, Progress(silent=True))
+def say(*arguments: str | Path | int, code: int = 0) -> tuple[str, str]:
+    """What `nanosd proxy` prints and says, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert run_app(app, ["proxy", *map(str, arguments)]) == code, err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def without_times(found: Proxy | None) -> Any:
@@ -143,31 +147,35 @@ def without_times(found: Proxy | None) -> Any:
 
 
 def test_brief_and_long_scores_are_measured_once(trained_run: RunContext) -> None:
-    path = trained_run.directory.path / FILE
-    found = small_proxy(trained_run, 1)
+    folder = trained_run.directory.path
+    path = folder / FILE
+    found = proxy(folder, 2, [1], 3, Progress(silent=True))
     assert [c.candidate for c in found.candidates] == [record(trained_run, row, 0.0).candidate for row in (0, 2)]
     assert [[m.steps for m in c.measured] for c in found.candidates] == [[0, 1, 3]] * 2 and len(found.complete) == 2
-    raw = trained_run.evaluator.evaluate(
-        assemble(
-            trained_run.teacher.unet, Candidate.from_id(found.candidates[1].candidate), trained_run.blocks, copy=False
-        )
-    )
+    candidate = Candidate.from_id(found.candidates[1].candidate)
+    raw = trained_run.evaluator.evaluate(assemble(trained_run.teacher.unet, candidate, trained_run.blocks, copy=False))
     first = found.candidates[1].measured[0]
     assert (first.latent_error, first.noise_error, first.tafid) == (raw.latent_error, raw.noise_error, raw.tafid)
-    assert read_proxy(trained_run.directory.path) == found
-    # Everything is there: nothing is trained again. What a kill left out is, and only that; more steps are added.
-    before = path.read_bytes()
-    small_proxy(trained_run, 1)
-    assert path.read_bytes() == before
-    tree = json.loads(before)
+    assert read_proxy(folder) == found
+    # What a kill left out is measured again, and only that; more steps and candidates are added.
+    tree = json.loads(path.read_text())
     tree["candidates"][1]["measured"] = tree["candidates"][1]["measured"][:1]
     path.write_text(json.dumps(tree))
-    again = small_proxy(trained_run, 2, 1)
-    assert again.steps == (1, 2) and again.candidates[0].measured[1] == found.candidates[0].measured[1]
-    wanted = without_times(found)
-    for candidate in (kept := without_times(again))["candidates"]:
-        candidate["measured"] = tuple(m for m in candidate["measured"] if m["steps"] != 2)
-    assert kept["candidates"] == wanted["candidates"]
+    printed = json.loads(say(folder, "--candidates", 4, "--steps", 2, "--steps", 1, "--long-steps", 3, "--json")[0])
+    again = Proxy.model_validate(printed["proxy"])
+    assert again == read_proxy(folder) and again.steps == (1, 2) and len(again.complete) == 4
+    assert again.candidates[0].measured[1] == found.candidates[0].measured[1]
+    kept = without_times(again)["candidates"][:2]
+    for one in kept:
+        one["measured"] = tuple(m for m in one["measured"] if m["steps"] != 2)
+    assert tuple(kept) == without_times(found)["candidates"]
+    assert {row["steps"] for row in printed["agreement"]} == {0, 1, 2}
+    # Everything is there: nothing is trained again.
+    before = path.read_bytes()
+    out, err = say(folder, "--candidates", 4, "--steps", 1, "--steps", 2, "--long-steps", 3)
+    assert path.read_bytes() == before
+    assert "Kendall" in out and "costs: 1 steps" in out and str(path) in out
+    assert err.count("warning: ") == len(printed["warnings"])
     # Of other blocks or settings nothing is taken over.
     path.write_text(json.dumps(tree | {"key": "other", "teacher_seconds": 9e9}))
     afresh = _begin(trained_run, [record(trained_run, 3, 0.4)], (1,), 3)
@@ -175,20 +183,8 @@ def test_brief_and_long_scores_are_measured_once(trained_run: RunContext) -> Non
     path.unlink()
 
 
-def test_what_the_command_says(trained_run: RunContext, tmp_path: Path) -> None:
-    def say(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            assert run_app(app, ["proxy", *map(str, arguments)]) == code, err.getvalue()
-        return out.getvalue(), err.getvalue()
-
+def test_what_cannot_be_compared_is_said_in_one_line(trained_run: RunContext, tmp_path: Path) -> None:
     path = trained_run.directory.path
-    (path / FILE).unlink(missing_ok=True)
-    found = json.loads(say(path, "--candidates", 4, "--steps", 1, "--long-steps", 3, "--json")[0])
-    assert {row["steps"] for row in found["agreement"]} == {0, 1} and len(found["proxy"]["candidates"]) == 4
-    out, err = say(path, "--candidates", 4, "--steps", 1, "--long-steps", 3)
-    assert "Kendall" in out and "1 steps" in out and str(path / FILE) in out
-    assert err.count("warning: ") == len(found["warnings"])
     for arguments, words in (
         ((tmp_path / "none",), "no folder with a config.yaml there"),
         ((path, "--steps", 5, "--long-steps", 5), "--long-steps 5 is no longer than --steps 5"),
