@@ -126,7 +126,7 @@ def _ranks(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | 
 
 
 def _interval(kendall: float | None, num: int) -> tuple[float | None, float | None]:
-    if kendall is None or num < 5 or abs(kendall) == 1:
+    if kendall is None or num < 5 or abs(kendall) > 1 - 1e-9:
         return None, None
     half = 1.96 * math.sqrt(0.437 / (num - 4))
     return math.tanh(math.atanh(kendall) - half), math.tanh(math.atanh(kendall) + half)
