@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nas.run.context import RunContext
     from search_spaces.unet import StagedUNet
 
-RATES = (5e-4, 1.5e-3, 4e-3)
+RATES = (1.5e-3, 4e-3, 1e-2)
 WARM_UP = 50
 CLIP = 1.0
 
