@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: RUN/search_cost.json, which is gone on with")
     parser.add_argument("--max-steps", type=int, default=3000, help="for each candidate")
     parser.add_argument("--minutes", type=float, default=18.0, help="of processor time, for all candidates")
-    parser.add_argument("--tuning-steps", type=int, default=150)
+    parser.add_argument("--tuning-steps", type=int, default=500, help="fewer prefer rates that break down later")
     parser.add_argument("--every", type=int, default=100, help="steps between two looks at the latent error")
     given = parser.parse_args()
 
