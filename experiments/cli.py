@@ -17,6 +17,7 @@ from experiments.exits import resumable, run_app
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
+from experiments.proxy_command import proxy
 from experiments.retarget_command import retarget
 from experiments.runs import find_run
 from experiments.simulate_command import simulate
@@ -173,6 +174,7 @@ app.command()(build)
 app.command()(calibrate)
 app.command()(distill)
 app.command()(measure)
+app.command()(proxy)
 app.command()(retarget)
 app.command()(simulate)
 

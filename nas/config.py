@@ -172,6 +172,13 @@ class Search(Section):
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
         "ehvi", description="who proposes the next candidate (docs/search.md); `qlognehvi` needs the extra `botorch`"
     )
+    distill_steps: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="steps of distillation, with batch size and learning rate of `finalize`, before a candidate is "
+        "compared with the teacher; 0: as it is assembled (docs/fidelity.md says what that is worth)",
+    )
     early_stopping: Literal["none", "dominance", "moasha"] = Field(
         "none",
         description="what ends an evaluation early: `dominance`: it is not expected to reach the front any more; "

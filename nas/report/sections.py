@@ -13,7 +13,7 @@ from nas import plots
 from nas.fidelity.swap import additivity
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
-from nas.report import checks, models, page
+from nas.report import checks, models, page, proxy_section
 from nas.report.models import conditions_text
 from nas.run_data import Device, RunData
 
@@ -296,6 +296,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("latency", "latency", calibration),
     ("parameters", "parameters", params),
     ("fidelity", "fidelity", checks.fidelity),
+    ("proxy", "proxy", proxy_section.section),
     ("swaps", "options", swaps),
     ("blocks", "distillation", blocks),
     ("time", "time", phases),

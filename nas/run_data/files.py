@@ -22,6 +22,7 @@ Files and what is read from them (other keys are ignored):
                          checks: nas.fidelity.check_record.Checks or null}]};
                          target_device, target_ms, target_low_ms, target_high_ms where the search was for another device
     timings.json         {phases: {phase: seconds}}
+    proxy.json           nas.fidelity.proxy_record.Proxy; a run has it once `nanosd proxy` has been called
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
 """
@@ -34,6 +35,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.fidelity.check_record import Checks
+from nas.fidelity.proxy_record import FILE as PROXY_FILE
+from nas.fidelity.proxy_record import Proxy, read_proxy
 from nas.run_data.candidates_file import read_candidates
 from nas.run_data.device_file import read_device
 from nas.run_data.types import (
@@ -121,7 +124,17 @@ def read_run(folder: Path | str) -> RunData:
         captions=_read_captions(folder / "images" / "captions.json"),
         provenance=part("provenance", _read_json, None),
         missing=missing,
+        proxy=_read_proxy(folder, missing),
     )
+
+
+def _read_proxy(folder: Path, missing: dict[str, str]) -> Proxy | None:
+    # A run is whole without it; only one that cannot be read is named.
+    try:
+        return read_proxy(folder)
+    except (OSError, ValueError):
+        missing["proxy"] = f"{PROXY_FILE} cannot be read; delete it and call `nanosd proxy` again"
+        return None
 
 
 def _read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.fidelity.check_record import Checks
+from nas.fidelity.proxy_record import Proxy
 from nas.run_data.columns import Columns
 
 #: Stages of SD 1.x, in the order of a candidate's id.
@@ -229,6 +230,7 @@ class RunData:
     provenance: Mapping[str, Any] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     columns: Columns | None = None
+    proxy: Proxy | None = None
 
     @cached_property
     def evaluated(self) -> Columns:

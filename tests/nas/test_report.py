@@ -68,7 +68,7 @@ def test_the_page_is_whole_offline_and_in_order(folder: Path) -> None:
     page = Page(html)
     assert page.fetched == []
     assert page.sections == [anchor for anchor, _, _ in SECTIONS]
-    assert len(page.figures) == len(set(page.figures)) == 12
+    assert len(page.figures) == len(set(page.figures)) == 13
     assert page.images == 5 * 4
     own = html.replace(get_plotlyjs(), "")
     assert "@import" not in own and "url(" not in own and "http" not in own
