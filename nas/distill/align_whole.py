@@ -1,8 +1,8 @@
 """End-to-end alignment of a whole student, VAE encoder and U-Net, with the whole teacher by noise prediction.
 
-Loss = |U_s(a_t z_s + s_t eps, t, c) - U_t(a_t z_t + s_t eps, t, c)|^2 / Var(U_t(...)), with z_s and z_t the student's and
-the teacher's latents of one image and the same eps, t, c (NanoSD, arXiv 2601.09823, end-to-end alignment). The student's
-U-Net is trained, its encoder stays as it was distilled: it goes on working with the teacher's networks, too.
+Loss = |U_s(a_t z_s + s_t eps, t, c) - U_t(a_t z_t + s_t eps, t, c)|^2 / Var(U_t(...)), with z_s and z_t the
+student's and the teacher's latents of one image and the same eps, t, c (NanoSD, arXiv 2601.09823, its alignment).
+The student's U-Net is trained, its encoder stays as it was distilled: it goes on working with the teacher's networks.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def align_whole(
 ) -> WholeResult:
     """Align a copy of `student` behind the encoder of `vae` with the teacher behind its own.
 
-    The state lives in `work_dir/align.safetensors`: killed and called again it goes on, bit for bit on one thread; called
-    after the end it trains nothing.
+    The state lives in `work_dir/align.safetensors`: killed and called again it goes on, bit for bit on one thread;
+    called after the end it trains nothing.
 
     Args:
         vae: the student's (`student_vae`), in eval mode; it is not changed.

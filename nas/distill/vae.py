@@ -103,7 +103,7 @@ def load_vae_stages(teacher: Teacher, results: Mapping[Block, VaeResult], bank: 
 
 def student_vae(teacher: Teacher, stages: Mapping[Block, nn.Module]) -> StagedVAE:
     """A VAE of these halves, and the teacher's own (shared, not copied) where none is given."""
-    options = {stage: TEACHER for stage in VAE_STAGES} | {stage: option for stage, option in stages}
+    options = dict.fromkeys(VAE_STAGES, TEACHER) | dict(stages.keys())
     modules = {
         stage: stages[stage, option]
         if (stage, option) in stages
@@ -185,16 +185,14 @@ def _train(
         batch = next(source)
         for student, loss in targets.losses(here, batch, batch.mean + batch.std * batch.noise):
             student.update(loss)
-        if not any(student.running for student in students):
-            break
         if on_progress is not None:
             note = ", ".join(f"{s.block[0]} loss {float(s.curve[step]):.4f}" for s in here)
             on_progress(step + 1, settings.steps, note)
+        if not any(student.running for student in students):
+            break
     for student in students:
         student.result = _finish(student, targets, bank)
         student.path.unlink(missing_ok=True)
-    if on_progress is not None:
-        on_progress(settings.steps, settings.steps, "")
 
 
 class _Targets:

@@ -13,7 +13,7 @@ from nas.fidelity.images import perceptual_terms
 
 
 def moments(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, C, h, w) of an encoder's output (N, 2C, h, w), as diffusers' posterior has them."""
+    """Mean and standard deviation (N, C, h, w) of an encoder's output (N, 2C, h, w), as diffusers' posterior has it."""
     mean, log_variance = output.chunk(2, dim=1)
     return mean, log_variance.clamp(-30.0, 20.0).mul(0.5).exp()
 

@@ -61,7 +61,7 @@ def _staged(variant: Variant) -> str:
         reason = f"No `UNet2DConditionModel` has these stages ({variant.not_standard_because})."
         classes = "The U-Net is NanoSD's `StagedUNet`."
         return _STAGED.format(reason=f"{reason}\n{classes}", modules="search_spaces.unet")
-    reason = f"No class of its has this network ({variant.not_standard_because})."
+    reason = f"diffusers has no class for this network ({variant.not_standard_because})."
     return _STAGED.format(reason=reason, modules="search_spaces.unet, search_spaces.vae")
 
 
@@ -103,7 +103,10 @@ def _fidelity(variant: Variant) -> Iterable[str]:
     if not before and not after:
         return
     yield "## Fidelity to the teacher\n"
-    yield "Distances to the teacher, so lower is better (of PSNR and SSIM higher); before and after the end-to-end alignment.\n"
+    yield (
+        "Distances to the teacher, so lower is better (of PSNR and SSIM higher); before and after the end-to-end "
+        "alignment.\n"
+    )
     names = [*before, *(name for name in after if name not in before)]
     yield _table(
         ("measure", "before", "after"),

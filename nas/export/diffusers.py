@@ -5,8 +5,8 @@ Where the words allow it, the U-Net is written as a standard `UNet2DConditionMod
 layer more than its encoder stage and reads every skip once; other words are written as our `StagedUNet`.
 model_index.json then names `search_spaces.unet`: diffusers imports no module that a folder names, so
 without NanoSD it stops with an error that says which module to import, and `load_variant` (or
-`import search_spaces.unet` before plain diffusers) loads it. A student VAE is a `StagedVAE` of `search_spaces.vae` in the
-same way. No code lies in the folder in either case.
+`import search_spaces.unet` before plain diffusers) loads it. A student VAE is a `StagedVAE` of `search_spaces.vae` in
+the same way. No code lies in the folder in either case.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def picture_reconstructions(teacher_vae: Any, vae: Any, data: ImageData, folder:
 
 
 def write_grid(rows: Sequence[Tensor], path: Path) -> Path:
-    """Write rows of images (N, 3, H, W) in [0, 1] as one PNG, white gaps between; small ones enlarged by whole pixels."""
+    """Write rows of images (N, 3, H, W) in [0, 1] as one PNG with white gaps; small ones enlarged by whole pixels."""
     import torch
     from PIL import Image
 
