@@ -166,4 +166,5 @@ def _moments(vae: Any, pixels: Tensor, size: int, on_progress: Callable[[int], N
             done += len(part)
             if on_progress is not None:
                 on_progress(done)
-    return torch.cat(means), torch.cat(stds)
+    # Laid out as they are read back: a network's kernels, and so the last bits, go by its input's layout.
+    return torch.cat(means).contiguous(), torch.cat(stds).contiguous()

@@ -201,7 +201,8 @@ class _Targets:
     def __init__(self, vae: Any, data: ImageData, settings: VaeSettings, device: torch.device) -> None:
         self.vae, self.data, self.device, self.weight = vae, data, device, settings.perceptual_weight
         self.batch_size = settings.batch_size
-        self.variance = data.mean[data.num_held_out :].var().clamp_min(1e-12).to(device)
+        # A copy: sums over a file's mapped memory, which may start anywhere, differ in their last bits.
+        self.variance = data.mean[data.num_held_out :].clone().var().clamp_min(1e-12).to(device)
 
     def losses(
         self, students: Sequence[_Student], batch: ImageBatch, latents: Tensor

@@ -6,7 +6,6 @@ the alignment (a checkpoint in a folder named by all that decides it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from nas.run.finish import Finished, card, variant_names
 from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.vae_option import TEACHER, VAE_DECODER, VAE_ENCODER, VAE_STAGES
+from search_spaces.vae_option import TEACHER, VAE_DECODER, VAE_ENCODER, VAE_STAGES, parse_vae_option
 
 if TYPE_CHECKING:
     from nas.data.image_data import ImageData
@@ -70,7 +69,11 @@ def finalize(run_dir: Path | str, wanted: Wanted, out: Path | None, progress: Pr
         UserError: no such pick or candidate, an option that the teacher's VAE cannot have, a folder that cannot be
             written, or another process on the run.
     """
-    run = RunContext.open(run_dir)
+    return finalize_run(RunContext.open(run_dir), wanted, out, progress)
+
+
+def finalize_run(run: RunContext, wanted: Wanted, out: Path | None, progress: Progress) -> Finalized:
+    """:func:`finalize` of a run that is open already."""
     name, text = _chosen(run, wanted)
     if out is not None:
         _check_out(run, out)
@@ -304,16 +307,20 @@ def _check_out(run: RunContext, out: Path) -> None:
 
 def _vae_blocks(run: RunContext, wanted: Wanted) -> list[Block]:
     """The VAE's halves that are to be distilled; checked against the teacher's VAE."""
-    from search_spaces.vae import check_vae_supported, parse_option
+    from search_spaces.vae import check_vae_supported, num_vae_levels
 
-    chosen: Mapping[str, str | None] = {
-        VAE_ENCODER: wanted.encoder or run.recipe.vae.encoder,
-        VAE_DECODER: wanted.decoder or run.recipe.vae.decoder,
-    }
-    blocks = [(stage, option) for stage, option in chosen.items() if option not in (None, TEACHER)]
-    if blocks:
-        check_vae_supported(run.teacher.vae)
-    return [(stage, parse_option(run.teacher.vae, stage, str(option)).text) for stage, option in blocks]
+    recipe = run.recipe.vae
+    blocks = []
+    for stage, flag, given, default in (
+        (VAE_ENCODER, "encoder", wanted.encoder, recipe.encoder),
+        (VAE_DECODER, "decoder", wanted.decoder, recipe.decoder),
+    ):
+        where = f"--vae-{flag}" if given is not None else f"vae.{flag}"
+        option = default if given is None else given
+        if option is not None and option != TEACHER:
+            check_vae_supported(run.teacher.vae)
+            blocks.append((stage, parse_vae_option(where, option, num_vae_levels(run.teacher.vae)).text))
+    return blocks
 
 
 def _vae_settings(run: RunContext, wanted: Wanted) -> VaeSettings:

@@ -1,4 +1,4 @@
-"""The alignment of whole students: its loss by the formula, resumption, and a teacher that is at distance 0 from itself."""
+"""The alignment of whole students: its loss by the formula, resumption, the teacher at distance 0 from itself."""
 
 from __future__ import annotations
 
