@@ -12,19 +12,21 @@ from nas.atomic import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nas.config import Fidelity as Sampler
     from nas.data.image_data import ImageData
     from nas.teacher import Teacher
 
-NUM_STEPS = 20
 NUM_COLUMNS = 6
 MIN_PIXELS = 128
 _GAP = 4
 
 
 def picture_samples(
-    teacher: Teacher, unets: Mapping[str, Any], vae: Any, prompts: Sequence[str], folder: Path, guidance: float
+    teacher: Teacher, unets: Mapping[str, Any], vae: Any, prompts: Sequence[str], folder: Path, sampler: Sampler
 ) -> Path:
     """The teacher's images, then those of every U-Net decoded by `vae` (None: the teacher's), from the same noise.
+
+    Sampled as a candidate's fidelity is (`sampler`: the recipe's section).
 
     Returns:
         The path of the PNG in `folder`.
@@ -37,12 +39,12 @@ def picture_samples(
 
     noise = initial_noise(teacher, len(prompts), 0)
     scale = float(teacher.vae.config.scaling_factor)
-    rows = []
+    rows, how = [], (sampler.ddim_steps, sampler.guidance)
     with torch.no_grad():
         context = teacher.encode_prompts(list(prompts))
         null = teacher.encode_prompts([""])
         for name, unet in {"teacher": teacher.unet, **unets}.items():
-            latents = ddim_sample(unet, teacher.scheduler.config, noise, context, null, NUM_STEPS, guidance)
+            latents = ddim_sample(unet, teacher.scheduler.config, noise, context, null, *how)
             decoder = teacher.vae if vae is None or name == "teacher" else vae
             rows.append(reconstructions(decoder, latents / scale))
     return write_grid(rows, folder / "teacher-before-after.png")

@@ -19,13 +19,13 @@ from nas.run.finish import Finished, card, variant_names
 from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
-from search_spaces.vae_option import TEACHER, VAE_DECODER, VAE_ENCODER, VAE_STAGES, parse_vae_option
+from search_spaces.vae_option import TEACHER, VAE_DECODER, VAE_ENCODER, parse_vae_option
 
 if TYPE_CHECKING:
     from nas.data.image_data import ImageData
     from nas.distill.results import Block
     from nas.distill.settings import AlignSettings, VaeSettings
-    from nas.export.variant import VaePart, Variant
+    from nas.export.variant import Costs, VaePart, Variant
     from nas.fidelity.paired import Fidelity
     from search_spaces.unet import StagedUNet
     from search_spaces.vae import StagedVAE
@@ -198,7 +198,7 @@ class _Job:
                     vae,
                     prompts(run),
                     self.work,
-                    run.recipe.fidelity.guidance,
+                    run.recipe.fidelity,
                 )
             }
             if vae is not None and data is not None:
@@ -224,18 +224,18 @@ class _Job:
 
     def _vae_part(self, vae: StagedVAE, data: ImageData) -> VaePart:
         """What the card says of the VAE: costs of both halves beside the teacher's, and its quality."""
-        from nas.export.variant import Costs, VaeHalf, VaePart
+        from nas.export.variant import VaeHalf, VaePart
         from nas.fidelity.vae_quality import vae_quality
 
-        halves = {}
-        for stage, option in vae.options.items():
-            costs = _half_costs(self.run, stage, option)
-            halves[stage] = VaeHalf(
+        halves = {
+            stage: VaeHalf(
                 option=option,
-                costs=Costs(num_params=costs[0][0], num_macs=costs[0][1]),
-                teacher_costs=Costs(num_params=costs[1][0], num_macs=costs[1][1]),
+                costs=_half_costs(self.run, stage, option),
+                teacher_costs=_half_costs(self.run, stage, TEACHER),
                 bank_key=self.vae_keys.get(stage),
             )
+            for stage, option in vae.options.items()
+        }
         quality = vae_quality(self.run.teacher.vae, vae, data)
         found = {k: v for k, v in quality.model_dump(exclude={"num_images"}).items() if v is not None}
         return VaePart(
@@ -346,17 +346,11 @@ def _images(run: RunContext, progress: Progress) -> ImageData:
         )
 
 
-def _half_costs(run: RunContext, stage: str, option: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Parameters and MACs of a half in this option, and of the teacher's."""
-    from search_spaces.costs import CostTable
-    from search_spaces.space import SearchSpace
-    from search_spaces.surgery import teacher_candidate
+def _half_costs(run: RunContext, stage: str, option: str) -> Costs:
+    """Parameters, and MACs of one image, of half a VAE."""
+    from nas.export.variant import Costs
+    from search_spaces.stage_costs import vae_stage_cost
 
-    teacher = run.teacher
-    halves = {each: [TEACHER] for each in VAE_STAGES}
-    halves[stage] = list(dict.fromkeys((TEACHER, option)))
-    own = {each: [word] for each, word in teacher_candidate(teacher.unet).options.items()}
-    space = SearchSpace(name="half", options={**own, **halves, "steps": ["1"]})
-    table = CostTable.from_unet(teacher.unet, space, teacher.latent_size, teacher.num_tokens, vae=teacher.vae)
-    params, macs = table.num_params[stage], table.num_macs[stage]
-    return (int(params[-1]), int(macs[-1])), (int(params[0]), int(macs[0]))
+    cost = vae_stage_cost(run.teacher.vae, stage, option, run.teacher.latent_size)
+    macs = sum(value for name, value in cost.trace.sums.items() if "_macs@" in name)
+    return Costs(num_params=cost.params.matrices + cost.params.vectors, num_macs=macs)

@@ -79,6 +79,7 @@ def test_the_variant_is_what_its_card_says(base: RunContext, whole: Finalized) -
     assert all((whole.folder / name).is_file() for name in variant.images) and len(variant.images) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_everywhere_it_ends_the_same(
     base: RunContext, whole: Finalized, tmp_path: Path, toy_teacher: Teacher
 ) -> None:
@@ -112,6 +113,7 @@ def test_interrupted_everywhere_it_ends_the_same(
     assert end.variant.fidelity_after == whole.variant.fidelity_after
 
 
+@pytest.mark.slow
 def test_with_the_teachers_vae_it_is_the_alignment_of_the_picks(base: RunContext, tmp_path: Path) -> None:
     found = made(base, Wanted(encoder="teacher"))
     assert found.variant.vae is None and found.folder == base.directory.path / "finalized" / "prime"
