@@ -276,7 +276,8 @@ measure_all(NAMES, Products(), OnnxRuntimeRunner(), settings, journal(folder), f
 
 def test_a_killed_session_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """The second of three groups has had a pass: SIGKILL costs nothing of that, and nothing of the first."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *(p for p in sys.path if p)])}
     command = [sys.executable, "-c", _CHILD, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and b"in turn" in child.stdout.readline()

@@ -131,6 +131,8 @@ def test_a_driver_that_is_killed(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # As a shell starts it; a script that runs the tests in its background would have it ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert watching.stdout is not None and json.loads(watching.stdout.readline())["state"] == "running"
         watching.send_signal(signal.SIGINT)  # Ctrl-C ends the looking, without a word
