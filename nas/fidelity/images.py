@@ -52,7 +52,7 @@ def ssim(first: Tensor, second: Tensor) -> Floats:
     )
 
 
-def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int = 16) -> Floats:
+def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int | None = None) -> Floats:
     """Distance (N,) of images (N, 3, H, W) in [0, 1] in the VAE encoder's features, 0 to 4.
 
     As LPIPS without learned weights (Zhang et al. 2018, equation 1): feature maps after each level of the encoder,
@@ -63,6 +63,8 @@ def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int = 16
 
     from nas.fidelity.features import to_floats, vae_levels
 
+    # Unless told: memory is that of 16 images of 64 pixels, or of one.
+    chunk = chunk or max(1, 16 * 64**2 // first.shape[-1] ** 2)
     found = []
     with torch.no_grad():
         for a, b in zip(first.split(chunk), second.split(chunk), strict=True):

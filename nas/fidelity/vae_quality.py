@@ -41,14 +41,14 @@ class VaeQuality(BaseModel):
     teacher_psnr_to_images_db: float | None
 
 
-def vae_quality(teacher_vae: Any, vae: Any, data: ImageData, chunk: int = 16) -> VaeQuality:
+def vae_quality(teacher_vae: Any, vae: Any, data: ImageData) -> VaeQuality:
     """Compare `vae` with the teacher's on the held-out images of `data`."""
     import torch
 
     held = data.held_out
-    mean, std = moments_of(vae, held.images, chunk)
-    target = reconstructions(teacher_vae, held.mean, chunk)
-    own = reconstructions(vae, mean, chunk)
+    mean, std = moments_of(vae, held.images)
+    target = reconstructions(teacher_vae, held.mean)
+    own = reconstructions(vae, mean)
     images = held.images / 2 + 0.5
     found = image_distances(teacher_vae, own, target)
     variance = float(held.mean.double().var())
@@ -66,19 +66,25 @@ def vae_quality(teacher_vae: Any, vae: Any, data: ImageData, chunk: int = 16) ->
     )
 
 
-def moments_of(vae: Any, images: Tensor, chunk: int = 16) -> tuple[Tensor, Tensor]:
+def moments_of(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (N, C, h, w), not scaled, of images (N, 3, H, W) in [-1, 1]."""
     import torch
 
     with torch.no_grad():
-        found = [vae.encode(x).latent_dist for x in images.split(chunk)]
+        found = [vae.encode(x).latent_dist for x in images.split(_at_once(images.shape[-1]))]
     return torch.cat([each.mean for each in found]), torch.cat([each.std for each in found])
 
 
-def reconstructions(vae: Any, latents: Tensor, chunk: int = 16) -> Tensor:
+def reconstructions(vae: Any, latents: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of latents (N, C, h, w) that are not scaled."""
     import torch
 
+    size = latents.shape[-1] * 2 ** (len(vae.config.block_out_channels) - 1)
     with torch.no_grad():
-        images = torch.cat([vae.decode(z, return_dict=False)[0] for z in latents.split(chunk)])
+        images = torch.cat([vae.decode(z, return_dict=False)[0] for z in latents.split(_at_once(size))])
     return (images / 2 + 0.5).clamp(0, 1)
+
+
+def _at_once(size: int) -> int:
+    """Images of so many pixels a side in one pass: memory is that of 16 of 64 pixels, or of one image."""
+    return max(1, 16 * 64**2 // size**2)

@@ -98,3 +98,28 @@ def test_diffusers_alone_names_the_module_to_import(teacher: Any, tmp_path: Path
     both = f"import search_spaces.unet, search_spaces.vae; {load}; print(type(p.vae).__name__)"
     found = subprocess.run([sys.executable, "-c", both], capture_output=True, text=True, check=False)
     assert found.stdout.strip().endswith("StagedVAE"), found.stderr
+
+
+@pytest.mark.parametrize("mix", [("VE",), ("VD",), ("VE", "VD")], ids="-".join)
+def test_every_mix_runs_in_pipelines_with_the_teachers_unet(teacher: Any, mix: tuple[str, ...]) -> None:
+    """Text to image goes through the decoder, image to image through both; the other half is the teacher's."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    stages = {(s, HALVES[s]): build_vae_stage(teacher.vae, s, HALVES[s], seed=3).eval() for s in mix}
+    pipeline = teacher.pipeline(vae=student_vae(teacher, stages))
+    pipeline.set_progress_bar_config(disable=True)
+    how: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    seed = torch.Generator().manual_seed
+    latents = pipeline("a", **how, generator=seed(0), output_type="latent").images
+    got = torch.as_tensor(pipeline("a", **how, generator=seed(0), output_type="pt").images)
+    scaled = latents / teacher.vae.config.scaling_factor
+    with torch.no_grad():
+        decoder = stages.get(("VD", HALVES["VD"]))
+        expected = teacher.vae.decode(scaled).sample if decoder is None else decoder(scaled)
+    torch.testing.assert_close(got, (expected / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+
+    other = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 64, 64, generator=seed(1))
+    again = [torch.as_tensor(other("a", image=image, strength=1.0, **how, generator=seed(0), output_type="pt").images)]
+    assert again[0].shape == image.shape and bool(torch.isfinite(again[0]).all())
