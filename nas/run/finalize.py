@@ -19,6 +19,7 @@ from nas.run.finish import Finished, card, variant_names
 from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
+from search_spaces.places import check_folder
 from search_spaces.vae_option import TEACHER, VAE_DECODER, VAE_ENCODER, parse_vae_option
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def finalize_run(run: RunContext, wanted: Wanted, out: Path | None, progress: Pr
     with progress.phase("load", 1) as phase:
         candidate = Candidate.from_id(text, run.space.stages)
         run.space.encode(candidate)
+        _ = run.latency  # the card needs it: a run that is not calibrated is told now
         blocks = _vae_blocks(run, wanted)
         job = _Job(run, candidate, blocks, _vae_settings(run, wanted), _align_settings(run, wanted))
         phase.advance()
@@ -297,6 +299,7 @@ def _chosen(run: RunContext, wanted: Wanted) -> tuple[str, str]:
 
 def _check_out(run: RunContext, out: Path) -> None:
     check_variant_place(out)
+    check_folder(out, "--out")
     around = run_around(out)
     if around is not None and not out.resolve().is_relative_to((around / FOLDER).resolve()):
         raise UserError(

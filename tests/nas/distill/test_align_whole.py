@@ -85,7 +85,7 @@ def test_students_come_closer_and_nothing_given_changes(tmp_path, vae_teacher, i
     assert all(same(a, state(b)) for a, b in zip(before, (student, vae, vae_teacher.unet), strict=True))
 
 
-@pytest.mark.parametrize("killed_after", [1, 5])
+@pytest.mark.parametrize("killed_after", [5])
 def test_resume_is_bit_identical_and_nothing_is_repeated(tmp_path, vae_teacher, images, vae, student, killed_after):
     def kill(done, total, note):
         if done == killed_after:

@@ -15,12 +15,14 @@ import torch
 
 from experiments.cli import app
 from experiments.exits import run_app
+from nas.config import Recipe, load_recipe, recipe_hash
 from nas.export import load_variant, read_variant
 from nas.progress import Phase, Progress
 from nas.run.context import RunContext
-from nas.run.finalize import Finalized, Wanted, finalize_run
+from nas.run.finalize import Finalized, Wanted, _vae_blocks, _vae_settings, finalize_run
 from nas.run.questions import export
 from nas.teacher import Teacher
+from search_spaces.errors import UserError
 from search_spaces.vae import StagedVAE
 from tests.nas.run.finalize_case import DECODER, ENCODER, PRIME, make_run, open_run
 
@@ -133,6 +135,7 @@ def test_with_the_teachers_vae_it_is_the_alignment_of_the_picks(base: RunContext
         (["--vae-steps", "0"], "--vae-steps"),
         (["--out", "{run}/variants/prime"], "which has it for its own files"),
         (["--out", "{run}/work"], "is not an exported variant"),
+        (["--out", "/proc/variant"], "--out /proc/variant: cannot be written"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -150,6 +153,17 @@ def test_what_it_refuses(
     error = capsys.readouterr().err.strip()
     assert said in error and len(error.splitlines()) <= 2, error  # the line of the phase "load" may stand before it
     assert sorted(path.rglob("*")) == before
+
+
+def test_the_recipe_may_name_the_vae_after_the_search(base: RunContext) -> None:
+    named = load_recipe(None, [f"vae.encoder={ENCODER}", "vae.steps=7"])
+    assert recipe_hash(named) == recipe_hash(Recipe())
+    run = RunContext(base.recipe.model_copy(update={"vae": named.vae}), base.directory)
+    run.__dict__["teacher"] = base.teacher
+    assert _vae_blocks(run, Wanted()) == [("VE", ENCODER)] and _vae_settings(run, Wanted()).steps == 7
+    assert _vae_blocks(run, Wanted(encoder="teacher", decoder=DECODER)) == [("VD", DECODER)]
+    with pytest.raises(UserError, match=r"vae.*'64' is no option; legal are 'teacher'"):
+        load_recipe(None, ["vae.decoder='64'"])
 
 
 def killed(folder: Path, teacher: Teacher, events: int, delay_s: float) -> bool:
