@@ -15,6 +15,7 @@ from nas.fidelity.errors import FidelityError
 from nas.overwriting import run_around
 from nas.progress import Progress
 from nas.run.context import RunContext
+from nas.run.finalize_facts import Scores, vae_part
 from nas.run.finish import Finished, card, variant_names
 from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
@@ -26,14 +27,11 @@ if TYPE_CHECKING:
     from nas.data.image_data import ImageData
     from nas.distill.results import Block
     from nas.distill.settings import AlignSettings, VaeSettings
-    from nas.export.variant import Costs, VaePart, Variant
-    from nas.fidelity.paired import Fidelity
+    from nas.export.variant import Variant
     from search_spaces.unet import StagedUNet
     from search_spaces.vae import StagedVAE
 
 FOLDER = "finalized"
-NUM_IMAGES = 32
-"""Sampled images that are compared with the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +169,20 @@ class _Job:
 
         run = self.run
         with progress.phase("check", 2) as phase:
-            scores = [_Scores(run, before, vae, data)]
+            try:
+                scores = [Scores(run, before, vae, data)]
+            except FidelityError as error:
+                raise UserError(f"candidate {self.candidate.id}: {error}; give another candidate") from None
             phase.advance()
             try:
-                scores.append(_Scores(run, after, vae, data))
+                scores.append(Scores(run, after, vae, data))
             except FidelityError:  # the alignment diverged: the U-Net from before it is kept
                 scores.append(scores[0])
             phase.advance()
         is_better = scores[1].decisive < scores[0].decisive
         if not is_better:
             scores[1], after = scores[0], before
-        part = None if vae is None or data is None else self._vae_part(vae, data)
+        part = None if vae is None or data is None else vae_part(run, vae, data, self.vae_keys)
         described = card(run, name, Finished(after, scores[0].fidelity, scores[1].fidelity, is_better)).model_copy(
             update={
                 "fidelity_before": scores[0].values,
@@ -223,57 +224,6 @@ class _Job:
     def _settings(self) -> dict[str, dict[str, Any]]:
         settings: dict[str, dict[str, Any]] = {"alignment": self.align_settings.recipe()}
         return settings | ({"VAE distillation": self.vae_settings.recipe()} if self.blocks else {})
-
-    def _vae_part(self, vae: StagedVAE, data: ImageData) -> VaePart:
-        """What the card says of the VAE: costs of both halves beside the teacher's, and its quality."""
-        from nas.export.variant import VaeHalf, VaePart
-        from nas.fidelity.vae_quality import vae_quality
-
-        halves = {
-            stage: VaeHalf(
-                option=option,
-                costs=_half_costs(self.run, stage, option),
-                teacher_costs=_half_costs(self.run, stage, TEACHER),
-                bank_key=self.vae_keys.get(stage),
-            )
-            for stage, option in vae.options.items()
-        }
-        quality = vae_quality(self.run.teacher.vae, vae, data)
-        found = {k: v for k, v in quality.model_dump(exclude={"num_images"}).items() if v is not None}
-        return VaePart(
-            encoder=halves[VAE_ENCODER], decoder=halves[VAE_DECODER], quality=found, num_images=quality.num_images
-        )
-
-
-class _Scores:
-    """Everything that is measured of one whole student."""
-
-    def __init__(self, run: RunContext, unet: StagedUNet, vae: StagedVAE | None, data: ImageData | None) -> None:
-        import torch
-
-        from nas.distill.align_whole import whole_noise_error
-        from nas.fidelity.images import image_distances
-        from nas.fidelity.vae_quality import reconstructions
-
-        evaluator, teacher = run.evaluator, run.teacher
-        self.fidelity: Fidelity = evaluator.evaluate(unet)
-        self.values = {name: float(getattr(self.fidelity, name)) for name in ("latent_error", "noise_error", "tafid")}
-        self.intervals: dict[str, tuple[float, float]] = dict(self.fidelity.intervals)
-        self.decisive = self.fidelity.latent_error
-        if vae is None or data is None:
-            return
-        if vae.options[VAE_ENCODER] != TEACHER:
-            error, interval = whole_noise_error(teacher, unet, vae, data, run.recipe.seed)
-            self.values["whole_noise_error"] = self.decisive = error
-            if interval is not None:
-                self.intervals["whole_noise_error"] = interval
-        rows = torch.arange(min(NUM_IMAGES, evaluator.settings.num_samples))
-        latents = evaluator.sample(unet, evaluator.noise[rows], rows)
-        images = reconstructions(vae, latents / float(teacher.vae.config.scaling_factor))
-        target = teacher.decode_latents(evaluator.paired_inputs.latents[rows])
-        for measure, value in image_distances(teacher.vae, images, target)._asdict().items():
-            if value is not None:
-                self.values[f"image_{measure}"] = float(value)
 
 
 def _chosen(run: RunContext, wanted: Wanted) -> tuple[str, str]:
@@ -347,13 +297,3 @@ def _images(run: RunContext, progress: Progress) -> ImageData:
         return cached_pixels(
             run.teacher, run.recipe, run.directory.work, lambda done: phase.advance(max(done - phase.done, 0))
         )
-
-
-def _half_costs(run: RunContext, stage: str, option: str) -> Costs:
-    """Parameters, and MACs of one image, of half a VAE."""
-    from nas.export.variant import Costs
-    from search_spaces.stage_costs import vae_stage_cost
-
-    cost = vae_stage_cost(run.teacher.vae, stage, option, run.teacher.latent_size)
-    macs = sum(value for name, value in cost.trace.sums.items() if "_macs@" in name)
-    return Costs(num_params=cost.params.matrices + cost.params.vectors, num_macs=macs)
