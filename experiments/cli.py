@@ -14,6 +14,7 @@ from experiments.calibrate_command import calibrate
 from experiments.dashboard_command import dashboard
 from experiments.distill_command import distill
 from experiments.exits import resumable, run_app
+from experiments.finalize_command import finalize
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
@@ -173,6 +174,7 @@ app.command()(predict)
 app.command()(build)
 app.command()(calibrate)
 app.command()(distill)
+app.command()(finalize)
 app.command()(measure)
 app.command()(proxy)
 app.command()(retarget)
