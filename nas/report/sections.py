@@ -13,7 +13,7 @@ from nas import plots
 from nas.fidelity.swap import additivity
 from nas.plots import data, style
 from nas.plots.format import NONE, count, duration, error, milliseconds, percent
-from nas.report import checks, models, page
+from nas.report import baselines, checks, models, page
 from nas.report.models import conditions_text
 from nas.run_data import Device, RunData
 
@@ -33,6 +33,7 @@ def front(run: RunData) -> str:
             ("●", style.FAINT, f"dominated ({found.num_dominated:,})"),
         ]
         + [(style.GLYPHS[symbol], color, name) for name, (color, symbol) in style.pick_marks(list(found.picks)).items()]
+        + [(style.GLYPHS[symbol], color, name) for name, color, symbol in plots.FINISHED_MARKS if run.baselines]
     )
     # Its height is the page's: a phone is no place for a chart as tall as a laptop's.
     space = plots.front_3d(run).update_layout(showlegend=False, height=None)
@@ -63,6 +64,7 @@ def front(run: RunData) -> str:
         key,
         page.side_by_side(*flat),
         page.details(f"{listed} candidates on the front as a table", names + listing),
+        _finished_note(run),
         _drawn(run),
         _failures(run),
     )
@@ -292,6 +294,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("models", "models", models.closing),
     ("images", "images", models.images),
     ("front", "front", front),
+    ("baselines", "baselines", baselines.section),
     ("hypervolume", "hypervolume", history),
     ("latency", "latency", calibration),
     ("parameters", "parameters", params),
@@ -333,6 +336,16 @@ def _drawn(run: RunData) -> str:
     return _small(
         f"Drawn are {front} of the {found.num_front:,} candidates on the front and {len(found.dominated):,} of the "
         f"{found.num_dominated:,} others, at random; numbers in the text are of all. candidates.parquet has them all."
+    )
+
+
+def _finished_note(run: RunData) -> str:
+    """What is finished on the front's charts, and what is not."""
+    if run.baselines is None:
+        return ""
+    return _small(
+        "Candidates and picks stand where the search saw them: assembled, not yet distilled as wholes. Those called finished "
+        "were, searched ones and ones made by hand alike; compare these with each other."
     )
 
 

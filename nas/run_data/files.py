@@ -24,6 +24,8 @@ Files and what is read from them (other keys are ignored):
     timings.json         {phases: {phase: seconds}}
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
+    baselines.json       `nas.baselines.Baselines`, of runs that were compared with hand-made layouts
+    baselines/<model>/<i>.png
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.baselines import BASELINES_FILE, Baselines, read_baselines
 from nas.fidelity.check_record import Checks
 from nas.run_data.candidates_file import read_candidates
 from nas.run_data.device_file import read_device
@@ -105,6 +108,7 @@ def read_run(folder: Path | str) -> RunData:
     wanted = frozenset(pick.candidate_id for pick in picks)
     found = part("candidates", lambda path: read_candidates(path, wanted), None)
     candidates, columns = found or ((), None)
+    baselines, baseline_images = _read_baselines(folder, missing)
     return RunData(
         folder=folder,
         config=config,
@@ -121,7 +125,20 @@ def read_run(folder: Path | str) -> RunData:
         captions=_read_captions(folder / "images" / "captions.json"),
         provenance=part("provenance", _read_json, None),
         missing=missing,
+        baselines=baselines,
+        baseline_images=baseline_images,
     )
+
+
+def _read_baselines(folder: Path, missing: dict[str, str]) -> tuple[Baselines | None, tuple[ModelImages, ...]]:
+    """Most runs have none, which is no missing part; a damaged file is."""
+    try:
+        found = read_baselines(folder / BASELINES_FILE)
+        images = folder / "baselines"
+        return found, _read_images(images) if found and images.is_dir() else ()
+    except (UserError, OSError) as error:
+        missing["baselines"] = str(error)
+        return None, ()
 
 
 def _read_json(path: Path) -> Any:

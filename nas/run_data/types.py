@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.baselines import Baselines
 from nas.fidelity.check_record import Checks
 from nas.run_data.columns import Columns
 
@@ -229,6 +230,8 @@ class RunData:
     provenance: Mapping[str, Any] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     columns: Columns | None = None
+    baselines: Baselines | None = None
+    baseline_images: tuple[ModelImages, ...] = ()
 
     @cached_property
     def evaluated(self) -> Columns:
