@@ -139,8 +139,7 @@ def judged(
     scale = ObjectiveScale.of(values)
     found = []
     for entry, row in zip(entries, values, strict=True):
-        beaten_by = dominators(row, values)
-        beaten_by &= ~made_by_hand
+        beaten_by = dominators(row, values) & ~made_by_hand
         order = [int(i) for i in np.argsort(values[:, 0], kind="stable") if beaten_by[i]]
         names = tuple(entries[i].name for i in order) if entry.is_baseline else ()
         found.append(entry.model_copy(update={"dominated_by": names}))
@@ -210,4 +209,6 @@ def read_baselines(path: Path) -> Baselines | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{path}: {where} is not valid ({first['msg']}); delete it and run `nanosd baselines` again") from None
+        raise UserError(
+            f"{path}: {where} is not valid ({first['msg']}); delete it and run `nanosd baselines` again"
+        ) from None

@@ -15,10 +15,10 @@ from torch import nn
 from search_spaces.candidate import Candidate
 from search_spaces.errors import UserError
 from search_spaces.options import DEEP, NONE, Side, side_of
+from search_spaces.stage_costs import meta_copy
 from search_spaces.stage_option import Internals, option_text
 from search_spaces.stages import parse_option, stage_blocks, stage_names, teacher_candidate, teacher_word
 from search_spaces.surgery import assemble, build_stage
-from search_spaces.stage_costs import meta_copy
 from search_spaces.unet import UNet
 
 SIZE_TOLERANCE = 0.02
@@ -87,8 +87,8 @@ def nearest_uniform_width(
 ) -> tuple[Candidate, Fraction]:
     """The uniform-width layout of about `num_params`: its candidate and factor.
 
-    Every factor of ``FACTORS`` is tried with the deepest stages kept and, where the teacher lets them, dropped. Of those
-    within ``SIZE_TOLERANCE`` of the size the widest is taken, else the nearest in size.
+    Every factor of ``FACTORS`` is tried with the deepest stages kept and, where the teacher lets them, dropped. Of
+    those within ``SIZE_TOLERANCE`` of the size the widest is taken, else the nearest in size.
 
     Args:
         unet: the teacher's U-Net.

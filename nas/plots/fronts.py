@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas.plots import data as data_of
 from nas.plots import baselines, style
+from nas.plots import data as data_of
 from nas.plots.data import FrontData, front_data
 from nas.run_data import OBJECTIVES, Candidate, RunData
 
