@@ -177,7 +177,7 @@ def strongest_rival(
     Returns:
         Its row; None where all cost more in something.
     """
-    allowed = (costs <= limit).all(axis=1)
+    allowed = np.asarray((costs <= limit).all(axis=1), dtype=bool)
     if other_than is not None:
         allowed[other_than] = False
     rows = np.flatnonzero(allowed)

@@ -65,8 +65,8 @@ def verdict(record: Baselines) -> list[str]:
             if close is not None:
                 late = record.latency_ms(close) / record.latency_ms(entry) - 1
                 found[-1] += (
-                    f" {close.name} is more faithful and no larger, and {late:.1%} slower, which is within the spread of "
-                    "the measurement."
+                    f" {close.name} is more faithful and no larger, and {late:.1%} slower, which is within the spread "
+                    "of the measurement."
                 )
         if entry.rival is not None:
             sure = "which the samples tell apart" if entry.rival.low > 0 or entry.rival.high < 0 else "within chance"
