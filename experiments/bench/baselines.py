@@ -2,8 +2,8 @@
 
     python -m experiments.bench.baselines RUN [RUN ...] [--front 3] [--out FILE]
 
-Runs of several seeds say whether an answer holds: `nanosd search --set seed=1 --name seed1` and so on. Baselines that a run
-lacks are made (`nanosd baselines`), which takes minutes a run; what is there is read back.
+Runs of several seeds say whether an answer holds: `nanosd search --set seed=1 --name seed1` and so on. Baselines that
+a run lacks are made (`nanosd baselines`), which takes minutes a run; what is there is read back.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Compare the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument(
-        "--front", type=int, default=3, help="candidates of the front to finish besides picks and rivals"
-    )
+    parser.add_argument("--front", type=int, default=3, help="candidates of the front to finish besides")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     given = parser.parse_args(arguments)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TITLE = "Against layouts made by hand"
 _FOOTING = (
-    "Same teacher, images, batches in the same order, and steps for all; each trained as the table says, and the "
+    "Same teacher, images, batches in the same order, and steps for all; each trained as said below, and the "
     "better of before and after the output-level distillation kept, as for the picks (docs/baselines.md)."
 )
 
@@ -29,18 +29,29 @@ def section(run: RunData) -> str:
         "Layouts that people chose, trained and measured exactly as the searched candidates are. A layout is dominated "
         "where a searched model is at least as faithful, as fast and as small, and better in one of these."
     )
-    head = ("model", "words per stage", "trained", "parameters", "MACs", "predicted", "measured", "latent error",
-            "noise error", "taFID", "dominated by")  # fmt: skip
-    table = page.table(head, [_cells(each) for each in _order(record)], [False] * 3 + [True] * 7 + [False], cards=True)
+    head = (
+        "model",
+        "parameters",
+        "MACs",
+        "predicted",
+        "measured",
+        "latent error",
+        "noise error",
+        "taFID",
+        "dominated by",
+    )
+    table = page.table(head, [_cells(each) for each in _order(record)], [False] + [True] * 7 + [False], cards=True)
     figures = (
         page.figure(plots.finished_pair(run, "latency_ms"), "baselines-latency"),
         page.figure(plots.finished_pair(run, "num_params"), "baselines-params"),
     )
-    chosen = page.notes(f"{e.name}: {e.rule}." for e in record.entries)
     notes = page.notes(
         [_FOOTING, "Grey: the latent error before the output-level distillation, and 95 % intervals over the samples."]
     )
-    why = page.details("How each was made or chosen", chosen)
+    why = page.details(
+        "What each is, how it was chosen and trained",
+        page.table(("model", "words per stage", "why", "trained"), map(_origin, _order(record)), [False] * 4),
+    )
     said = "<p>" + "<br>".join(map(page.text, verdict(record))) + "</p>"
     return page.section(
         "baselines", TITLE, lead, said, page.side_by_side(*figures), table, notes, why, _images(run, record)
@@ -106,13 +117,9 @@ def _order(record: Baselines) -> list[Entry]:
 def _cells(entry: Entry) -> list[str]:
     span = entry.intervals.get("latent_error")
     interval = f"<small>{error(span[0])} to {error(span[1])}</small>" if span else ""
-    words = words_of(entry.candidate)
-    kept = "" if entry.aligned else "<small>output-level distillation not kept</small>"
     beaten = page.text(", ".join(entry.dominated_by) or "none") if entry.is_baseline else ""
     return [
         f"<b>{page.text(entry.name)}</b>" if entry.is_baseline else f"<span>{page.text(entry.name)}</span>",
-        page.words(words) if words else f"<code>{page.text(entry.candidate)}</code>",
-        f"<span>{page.text(entry.training)}{kept}</span>",
         count(entry.num_params),
         count(entry.num_macs),
         milliseconds(entry.predicted_ms) if entry.predicted_ms is not None else NONE,
@@ -121,6 +128,17 @@ def _cells(entry: Entry) -> list[str]:
         error(entry.after["noise_error"]),
         error(entry.after["tafid"]),
         beaten,
+    ]
+
+
+def _origin(entry: Entry) -> list[str]:
+    words = words_of(entry.candidate)
+    kept = "" if entry.aligned else "<small>output-level distillation not kept</small>"
+    return [
+        page.text(entry.name),
+        page.words(words) if words else f"<code>{page.text(entry.candidate)}</code>",
+        page.text(entry.rule),
+        f"<span>{page.text(entry.training)}{kept}</span>",
     ]
 
 
