@@ -114,19 +114,21 @@ def choose_searched(
 ) -> list[Chosen]:
     """Picks, for each baseline its rival, and some of the front; by what the search knew, before anything is finished.
 
-    The rival is the most faithful evaluated candidate (raw) with no more parameters, MACs and, where the profile
-    predicts the baseline's, latency.
+    The rival is the most faithful evaluated candidate (raw) with no more parameters and predicted latency or, where the
+    profile does not predict the baseline's, MACs.
     """
     from nas.picks import MAX_ERROR
 
     rows, values = run.store.objectives()
     records = run.store.at(rows)
-    costs = np.array([(r.num_params, r.num_macs or 0, r.latency_ms) for r in records], dtype=np.float64)
+    costs = np.array([(r.num_params, r.latency_ms, r.num_macs or 0) for r in records], dtype=np.float64)
     ids = [record.candidate for record in records]
     whys: dict[str, list[str]] = {}
     rivals: dict[str, list[str]] = {}
     for layout in layouts:
-        limit = np.array([layout.num_params, layout.num_macs, layout.predicted_ms or math.inf], dtype=np.float64)
+        by_time = (layout.num_params, layout.predicted_ms, math.inf)
+        by_macs = (layout.num_params, math.inf, layout.num_macs)
+        limit = np.array(by_macs if layout.predicted_ms is None else by_time, dtype=np.float64)
         own = ids.index(layout.candidate.id) if layout.candidate.id in ids else None
         row = strongest_rival(costs, values[:, 0], limit, own)
         if row is not None:
