@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from experiments.baselines_command import baselines
 from experiments.build_command import build
 from experiments.calibrate_command import calibrate
 from experiments.dashboard_command import dashboard
@@ -171,6 +172,7 @@ def export(
 
 
 app.command()(predict)
+app.command()(baselines)
 app.command()(build)
 app.command()(calibrate)
 app.command()(distill)

@@ -25,6 +25,8 @@ Files and what is read from them (other keys are ignored):
     proxy.json           nas.fidelity.proxy_record.Proxy; a run has it once `nanosd proxy` has been called
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
+    baselines.json       `nas.baselines.Baselines`, of runs that were compared with hand-made layouts
+    baselines/<model>/<i>.png
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.baselines import BASELINES_FILE, Baselines, read_baselines
 from nas.fidelity.check_record import Checks
 from nas.fidelity.proxy_record import FILE as PROXY_FILE
 from nas.fidelity.proxy_record import Proxy, read_proxy
@@ -108,6 +111,7 @@ def read_run(folder: Path | str) -> RunData:
     wanted = frozenset(pick.candidate_id for pick in picks)
     found = part("candidates", lambda path: read_candidates(path, wanted), None)
     candidates, columns = found or ((), None)
+    baselines, baseline_images = _read_baselines(folder, missing)
     return RunData(
         folder=folder,
         config=config,
@@ -125,6 +129,8 @@ def read_run(folder: Path | str) -> RunData:
         provenance=part("provenance", _read_json, None),
         missing=missing,
         proxy=_read_proxy(folder, missing),
+        baselines=baselines,
+        baseline_images=baseline_images,
     )
 
 
@@ -135,6 +141,17 @@ def _read_proxy(folder: Path, missing: dict[str, str]) -> Proxy | None:
     except (OSError, ValueError):
         missing["proxy"] = f"{PROXY_FILE} cannot be read; delete it and call `nanosd proxy` again"
         return None
+
+
+def _read_baselines(folder: Path, missing: dict[str, str]) -> tuple[Baselines | None, tuple[ModelImages, ...]]:
+    """Most runs have none, which is no missing part; a damaged file is."""
+    try:
+        found = read_baselines(folder / BASELINES_FILE)
+        images = folder / "baselines"
+        return found, _read_images(images) if found and images.is_dir() else ()
+    except (UserError, OSError) as error:
+        missing["baselines"] = str(error)
+        return None, ()
 
 
 def _read_json(path: Path) -> Any:
