@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from experiments.baselines_command import baselines
 from experiments.build_command import build
 from experiments.calibrate_command import calibrate
 from experiments.dashboard_command import dashboard
 from experiments.distill_command import distill
 from experiments.exits import resumable, run_app
+from experiments.finalize_command import finalize
 from experiments.measure_command import measure
 from experiments.output import print_closing, print_json, print_mapping, print_rows, read_closing, records
 from experiments.predict_command import predict
+from experiments.proxy_command import proxy
 from experiments.retarget_command import retarget
 from experiments.runs import find_run
 from experiments.simulate_command import simulate
@@ -169,10 +172,13 @@ def export(
 
 
 app.command()(predict)
+app.command()(baselines)
 app.command()(build)
 app.command()(calibrate)
 app.command()(distill)
+app.command()(finalize)
 app.command()(measure)
+app.command()(proxy)
 app.command()(retarget)
 app.command()(simulate)
 

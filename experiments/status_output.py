@@ -166,7 +166,7 @@ def outcome(each: Proposed, busy: Collection[str | None] | None) -> str:
     """What was measured, or why nothing was."""
     if each.state == "open":
         return "interrupted" if busy is None else "under evaluation" if each.candidate in busy else "waits"
-    return "failed" if each.measured is None else f"{each.measured:.3g}"
+    return each.state if each.measured is None else f"{each.measured:.3g}"
 
 
 def _table() -> Any:

@@ -15,6 +15,7 @@ from nas.fidelity.settings import FEATURES_PATTERN
 from nas.fields import closest, explain, section, walk
 from nas.recipe_hash import recipe_hash as recipe_hash
 from nas.recipe_hash import with_free_fields
+from search_spaces.vae_option import parse_vae_option
 
 
 class Section(BaseModel):
@@ -172,6 +173,13 @@ class Search(Section):
     sampler: Literal["random", "nsga2", "tpe", "gp", "qlognehvi", "ehvi"] = Field(
         "ehvi", description="who proposes the next candidate (docs/search.md); `qlognehvi` needs the extra `botorch`"
     )
+    distill_steps: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="steps of distillation, with batch size and learning rate of `finalize`, before a candidate is "
+        "compared with the teacher; 0: as it is assembled (docs/fidelity.md says what that is worth)",
+    )
     early_stopping: Literal["none", "dominance", "moasha"] = Field(
         "none",
         description="what ends an evaluation early: `dominance`: it is not expected to reach the front any more; "
@@ -215,6 +223,36 @@ class Finalize(Section):
     learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate; 1e-3 harms picks near the teacher")
 
 
+class Vae(Section):
+    """Students of the teacher's VAE, distilled by `nanosd finalize`; the search is not concerned."""
+
+    encoder: str | None = Field(
+        None,
+        description="the encoder's option, `width x depth` a level such as `64x2.64x5.64x5.64x5`; null: the teacher's",
+    )
+    decoder: str | None = Field(None, description="the decoder's, as for the encoder")
+    steps: int = Field(1000, ge=1, le=10_000_000, description="optimizer steps")
+    batch_size: int = Field(16, ge=1, le=65_536, description="images a step")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of AdamW, cosine to zero")
+    perceptual_weight: float = Field(
+        0.25, ge=0, le=1000, description="weight of the distance in the teacher's VAE encoder, beside the decoder's L1"
+    )
+    num_images: int = Field(
+        1024, ge=2, le=1_000_000, description="images of the recipe's data, at most 64 of them held out for measuring"
+    )
+    checkpoint_every: int = Field(50, ge=1, le=10_000_000, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _options(self) -> "Vae":
+        for name in ("encoder", "decoder"):
+            if (option := getattr(self, name)) is not None:
+                try:
+                    parse_vae_option(f"vae.{name}", option)
+                except UserError as error:
+                    raise ValueError(str(error)) from None
+        return self
+
+
 class Export(Section):
     """What is written for each pick."""
 
@@ -251,6 +289,7 @@ class Recipe(Section):
         Picks(), description="Budgets of the search, with one more pick beside fastest, smallest and prime."
     )
     finalize: Finalize = Field(Finalize(), description="Alignment of each pick with the teacher, end to end.")
+    vae: Vae = Field(Vae(), description="Students of the teacher's VAE, for `nanosd finalize`.")
     export: Export = Field(Export(), description="What is written for each pick.")
     reuse: tuple[str, ...] = Field(
         (),

@@ -16,6 +16,7 @@ FREE = frozenset(
         "name",
         "picks",
         "export",
+        "vae",
         "reuse",
         "search.num_candidates",
         "search.workers",

@@ -98,20 +98,34 @@ def stage_costs(
     if space.is_pipeline:
         assert vae is not None
         vae_meta = meta_vae(vae)
-
-        def vae_stage(stage: str, name: str) -> StageCost:
-            levels = parse_vae_stage(vae_meta, stage, name).levels
-            if levels is None:
-                module = build_vae_stage(vae_meta, stage, name, copy=False)
-            else:
-                module = tiny_vae_stage(vae_meta, stage, levels, traces.make)
-            with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
-                return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
-
-        options |= {s: [vae_stage(s, name) for name in space.options[s]] for s in VAE_STAGES}
+        options |= {
+            s: [_vae_stage(vae_meta, s, name, size, batch, traces) for name in space.options[s]] for s in VAE_STAGES
+        }
         teacher_options |= dict.fromkeys(VAE_STAGES, TEACHER)
-        teacher |= {s: vae_stage(s, TEACHER) for s in VAE_STAGES}
+        teacher |= {s: _vae_stage(vae_meta, s, TEACHER, size, batch, traces) for s in VAE_STAGES}
     return StageCosts(options, teacher, teacher_options, head)
+
+
+def vae_stage_cost(vae: VAE, stage: str, name: str, latent_size: Size) -> StageCost:
+    """Cost of one option of the VAE's encoder or decoder on one image, without a search space around it.
+
+    Raises:
+        UserError: an option that this VAE's interface does not allow.
+    """
+    size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
+    return _vae_stage(meta_vae(vae), stage, name, size, 1, LayerTraces())
+
+
+def _vae_stage(
+    vae_meta: VAE, stage: str, name: str, size: tuple[int, int], batch: int, traces: LayerTraces
+) -> StageCost:
+    levels = parse_vae_stage(vae_meta, stage, name).levels
+    if levels is None:
+        module = build_vae_stage(vae_meta, stage, name, copy=False)
+    else:
+        module = tiny_vae_stage(vae_meta, stage, levels, traces.make)
+    with _room_to_normalise(f"{stage}: option {name!r}", size, batch):
+        return traces.stage_cost(module, (vae_input(vae_meta, stage, size, batch),))
 
 
 @contextmanager

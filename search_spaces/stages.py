@@ -136,7 +136,7 @@ def parse_option(unet: UNet, stage: str, name: str) -> StageOption:
     return StageOption(option_text(word.text, internals), word, internals)
 
 
-def _blocks(unet: UNet, stage: str) -> list[Any]:
+def stage_blocks(unet: UNet, stage: str) -> list[Any]:
     """The teacher's blocks, each with resnets and perhaps attentions, that a stage is made of."""
     level = num_levels(unet)
     if side_of(stage) is Side.ENCODER:
@@ -148,7 +148,7 @@ def _blocks(unet: UNet, stage: str) -> list[Any]:
 
 
 def _check_internals(unet: UNet, stage: str, internals: Internals) -> None:
-    blocks = _blocks(unet, stage)
+    blocks = stage_blocks(unet, stage)
     layers = [t for b in blocks for a in getattr(b, "attentions", ()) for t in a.transformer_blocks]
     scaled = unet.config.resnet_time_scale_shift
     if internals.resnet_width != 1 and scaled != "default":

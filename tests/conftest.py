@@ -23,6 +23,7 @@ settings.load_profile("project")
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+    from nas.run.context import RunContext
     from nas.teacher import Teacher
 
 
@@ -35,6 +36,14 @@ def toy_teacher() -> Teacher:
 
     torch.set_num_threads(1)
     return load_teacher("toy")
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    """A run of eight candidates with trained blocks, six of them "evaluated" with made-up errors."""
+    from tests.trained_run import make_run
+
+    return make_run(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

@@ -168,6 +168,83 @@ def checks(error: float) -> dict[str, Any]:
     }
 
 
+def proxy(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Errors that halve after 100 steps and fall to a tenth after 1,000: ranks stay, but of two that change places."""
+
+    def measured(row: dict[str, Any], steps: int, factor: float) -> dict[str, Any]:
+        error = factor * row["latent_error"]
+        return {
+            "steps": steps,
+            "latent_error": error,
+            "noise_error": error / 3,
+            "tafid": 9 * error,
+            "seconds": steps / 20,
+        }
+
+    best = sorted((row for row in rows if row["outcome"] == "done"), key=lambda row: row["latent_error"])[:16]
+    long = [0.1] * 14 + [0.1 * best[15]["latent_error"] / best[14]["latent_error"], 0.0999]
+    return {
+        "key": "synthetic",
+        "steps": [100],
+        "long_steps": 1000,
+        "search_steps": 0,
+        "batch_size": 32,
+        "learning_rate": 3e-4,
+        "num_samples": 128,
+        "teacher_passes": 1000,
+        "teacher_seconds": 40.0,
+        "candidates": [
+            {
+                "candidate": row["id"],
+                "num_params": row["num_params"],
+                "latency_ms": row["latency_ms"],
+                "measured": [measured(row, 0, 1.0), measured(row, 100, 0.5), measured(row, 1000, last)],
+            }
+            for row, last in zip(best, long, strict=True)
+        ],
+    }
+
+
+#: Hand-made layouts, and the latency that the profile predicts of each, if it does.
+BY_HAND = {
+    "pruned": {"E1": "RA", "E2": "RA", "E3": "RA", "deep": "none", "D3": "RARA", "D2": "RARA", "D1": "RARA"},
+    "slimmed": {"E1": "RARA", "E2": "RARA", "E3": "R", "deep": "none", "D3": "RARARA", "D2": "RARARA", "D1": "RARARA"},
+}
+
+
+def baselines(chosen: dict[str, Any]) -> dict[str, Any]:
+    """baselines.json: measured latency is 3 % above the predicted one, distillation halves every error."""
+    from nas.baselines import judged
+
+    def entry(name: str, words: dict[str, str], by_hand: bool) -> Any:
+        from nas.baselines import Entry
+
+        error, predicted = prior_of(words), latency_ms(words)
+        before = {"latent_error": error, "noise_error": 0.6 * error, "tafid": 0.8 + 40 * error}
+        return Entry(
+            name=name,
+            kind="baseline" if by_hand else "searched",
+            candidate="-".join(words.values()),
+            rule="synthetic",
+            training="synthetic",
+            num_block_steps=250,
+            num_output_steps=100,
+            num_params=num_params(words),
+            num_macs=num_macs(words),
+            predicted_ms=None if name == "slimmed" else predicted,
+            measured_ms=1.03 * predicted,
+            measured_iqr_ms=0.05 * predicted,
+            before=before,
+            after={key: value / 2 for key, value in before.items()},
+            intervals={"latent_error": (0.4 * error, 0.6 * error)},
+            aligned=True,
+        )
+
+    entries = [entry(name, {s: row[s] for s in STAGES}, False) for name, row in chosen.items()]
+    entries += [entry(name, words, True) for name, words in BY_HAND.items()]
+    return judged("synthetic", "measured", "Synthetic device", 5.0, entries).model_dump(mode="json")
+
+
 def make_run(folder: Path, seed: int = 0) -> Path:
     """Write a whole synthetic run directory and return it."""
     import pandas
@@ -261,6 +338,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     seconds = dict(zip(phases, (6.0, 48.0, 74.0, 21.0, 66.0, 0.4, 52.0, 3.0), strict=True))
     dump("timings.json", {"phases": seconds})
     dump("space.json", whole_space())
+    dump("proxy.json", proxy(rows))
     dump(
         "provenance.json",
         {"recipe_hash": "synthetic", "torch": "0.0", "python": "3.11", "teacher_key": "0123456789abcdef"},
@@ -269,6 +347,9 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     for index, name in enumerate(chosen):
         write_images(folder / "images" / name, 0.15 * (1 + index))
     dump("images/captions.json", {"captions": CAPTIONS})
+    dump("baselines.json", baselines(chosen))
+    for name in (*chosen, *BY_HAND, "teacher"):
+        write_images(folder / "baselines" / name, 0.1)
     return folder
 
 

@@ -48,12 +48,11 @@ if TYPE_CHECKING:
 EVALUATIONS = (10, 20, 50, 100, 200)
 
 
-def summary(runs: Sequence[Run]) -> dict[str, Any]:
+def summary(runs: Sequence[Run], budget: int) -> dict[str, Any]:
     """Medians and worst over the runs (one a seed) of one method; see the module."""
     hv = {
-        str(n): asdict(
-            over_seeds([run.share[n - 1] if len(run.share) >= n else None for run in runs], more_is_worse=False)
-        )
+        # A run that ended before its budget has evaluated every candidate.
+        str(n): asdict(over_seeds([run.share[:n][-1] if n <= budget else None for run in runs], more_is_worse=False))
         for n in EVALUATIONS
     }
     evals_to = {f"{share:g}": asdict(over_seeds([_first(run.share, share) for run in runs])) for share in SHARES}
@@ -76,7 +75,7 @@ def available(methods: Sequence[str]) -> dict[str, str | None]:
 
     legal = (*METHODS, WITH_PRIOR, *UNSEEN)
     unknown = [method for method in methods if method not in legal]
-    if unknown:
+    if unknown or not methods:
         raise UserError(f"--methods {','.join(unknown)}: no such method; legal are {', '.join(legal)}")
     found: dict[str, str | None] = {}
     for method in methods:
@@ -130,7 +129,7 @@ def compare(
         last = f"{run.share[-1]:.4f}" if run.share else "nothing"
         print(f"{number}/{len(jobs)} {run.method} seed {run.seed}: {last} after {len(run.share)}", file=sys.stderr)
     return {
-        "methods": {method: summary(runs[method]) if method in runs else None for method in methods},
+        "methods": {method: summary(runs[method], budget) if method in runs else None for method in methods},
         "settings": {
             "table": table.name,
             "num_candidates": len(table),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.processes import in_processes
 from nas.search.table import TableSource
+from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from nas.search.table import CandidateTable, ReferenceName
@@ -105,30 +106,56 @@ def run_jobs(jobs: Sequence[Job], processes: int, journal: Path | None = None) -
     kept = read_journal(journal)
     open_jobs = [job for job in jobs if job.key(digest) not in kept]
     yield from (kept[job.key(digest)] for job in jobs if job.key(digest) in kept)
+    if journal is not None and open_jobs:
+        _append(journal, "")  # that it cannot be written is said before the work
     for job, run in in_processes(run_job, open_jobs, processes):
         if journal is not None:
             # The newline comes first: behind a line that a kill tore, it begins a new one.
-            with open(journal, "a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps({"key": job.key(digest), **asdict(run)}))
+            _append(journal, "\n" + json.dumps({"key": job.key(digest), **asdict(run)}))
         yield run
 
 
+def _append(journal: Path, text: str) -> None:
+    try:
+        with open(journal, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"--journal {journal}: {error.strerror}; give a file that can be written") from None
+
+
 def read_journal(journal: Path | None) -> Mapping[str, Run]:
-    """Runs of a journal by their keys; a last line that a kill tore is skipped."""
+    """Runs of a journal by their keys; a last line that a kill tore is skipped.
+
+    Raises:
+        UserError: a file that cannot be read, or is something else.
+    """
     found: dict[str, Run] = {}
     if journal is None or not journal.exists():
         return found
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no text"
+        raise UserError(f"--journal {journal}: {why}; give one that this bench has written, or a new name") from None
+    for number, line in enumerate(lines, 1):
         try:
             data = json.loads(line)
         except json.JSONDecodeError:
+            if line.strip() and not line.startswith("{"):
+                raise UserError(
+                    f"--journal {journal}: line {number} is no run; give one that this bench has written, or a new name"
+                ) from None
             continue
-        key = data.pop("key")
-        found[key] = Run(
-            data["method"],
-            data["seed"],
-            tuple(data["share"]),
-            tuple(data["architectures"]),
-            tuple(data["proposal_ms"]),
-        )
+        try:
+            found[data["key"]] = Run(
+                data["method"],
+                data["seed"],
+                tuple(data["share"]),
+                tuple(data["architectures"]),
+                tuple(data["proposal_ms"]),
+            )
+        except (KeyError, TypeError):
+            raise UserError(
+                f"--journal {journal}: line {number} is no run; give one that this bench has written, or a new name"
+            ) from None
     return found

@@ -8,7 +8,7 @@ repeated, and the caller decides at every rung whether to go on.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +34,7 @@ def distill_candidates(
     batches: BatchSource,
     settings: AlignSettings,
     rungs: Sequence[int],
+    targets: Callable[[int], torch.Tensor] | None = None,
 ) -> Iterator[tuple[int, dict[str, StagedUNet]]]:
     """Distil copies of `students` with one teacher pass a step; yields (steps done, the copies) at each rung.
 
@@ -45,6 +46,7 @@ def distill_candidates(
         batches: source of training batches, see :meth:`nas.run.context.RunContext.batches`.
         settings: its `steps` are those of the whole schedule (cosine to zero at their end).
         rungs: numbers of steps, growing, none above `settings.steps`.
+        targets: the teacher's noise prediction by step, where it was made before (:mod:`nas.distill.targets`).
 
     Raises:
         DivergedError: a student's loss or gradient is not finite.
@@ -63,7 +65,10 @@ def distill_candidates(
             batch = next(source)
             with torch.no_grad():
                 noisy = add_noise(alphas, batch.latents, batch.noise, batch.timesteps)
-                target = teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0]
+                if targets is None:
+                    target = teacher.unet(noisy, batch.timesteps, batch.context, return_dict=False)[0]
+                else:
+                    target = targets(step)
             checkpoint.set_learning_rate(optimizer, step, settings.steps, settings.warm_up_steps)
             for name, student in copies.items():
                 output = student(noisy, batch.timesteps, batch.context, return_dict=False)[0]

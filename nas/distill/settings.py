@@ -66,3 +66,24 @@ class AlignSettings(BaseModel):
     def recipe(self) -> dict[str, float | int]:
         """The settings that decide the weights."""
         return self.model_dump(exclude={"checkpoint_every"})
+
+
+class VaeSettings(BaseModel):
+    """Distillation of VAE encoders and decoders; `device` changes results by rounding at most and is in no key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    perceptual_weight: float = Field(0.25, ge=0)
+    warm_up_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    seed: int = 0
+    checkpoint_every: int = Field(50, ge=1)
+    device: str = "cpu"
+
+    def recipe(self) -> dict[str, float | int]:
+        """The settings that decide the weights."""
+        return self.model_dump(exclude={"checkpoint_every", "device"})

@@ -141,8 +141,8 @@ def build_candidate(teacher: Teacher, candidate: Candidate, folder: Path | str, 
     Raises:
         UserError: options that this teacher does not have, or a folder that is not empty or cannot be written.
     """
-    from nas.export.diffusers import align_tensors, drop_machine_paths
     from nas.export.load import quiet_libraries
+    from nas.export.portable import align_tensors, drop_machine_paths
     from search_spaces.standard import to_diffusers, why_not_standard
     from search_spaces.surgery import assemble
     from search_spaces.vae import assemble_vae, check_vae_candidate

@@ -17,8 +17,7 @@ pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
 """
 
 _STAGED = """\
-**Plain diffusers alone cannot load this folder.** No `UNet2DConditionModel` has these stages ({reason}).
-The U-Net is NanoSD's `StagedUNet`, so install NanoSD and load it with
+**Plain diffusers alone cannot load this folder.** {reason} Install NanoSD and load it with
 
 ```python
 from nas.export import load_variant
@@ -26,7 +25,7 @@ from nas.export import load_variant
 pipeline = load_variant("path/to/this/folder")  # a StableDiffusionPipeline
 ```
 
-or `import search_spaces.unet` before `StableDiffusionPipeline.from_pretrained`. Without that import diffusers
+or `import {modules}` before `StableDiffusionPipeline.from_pretrained`. Without that import diffusers
 stops with an error that names the module. The folder holds no code, and `trust_remote_code` is not needed.
 """
 
@@ -38,11 +37,12 @@ def render_card(variant: Variant) -> str:
         f"# {variant.name}\n",
         (variant.summary or _summary(variant)) + "\n",
         "## Loading\n",
-        _STANDARD if variant.standard else _STAGED.format(reason=variant.not_standard_because),
+        _STANDARD if variant.standard else _staged(variant),
         f"Read back from this folder, the U-Net differs from the one exported by {_error(variant.reload_error)}.\n",
         *_images(variant),
         "## Figures\n",
         _table(("", "this variant", "teacher"), _figures(variant)),
+        *_vae(variant),
         *_fidelity(variant),
         "## Stages\n",
         "R is a residual block, A a transformer block; `deep` is E4, the middle block and D4.\n",
@@ -56,11 +56,24 @@ def render_card(variant: Variant) -> str:
     return "\n".join(parts)
 
 
+def _staged(variant: Variant) -> str:
+    if variant.vae is None:
+        reason = f"No `UNet2DConditionModel` has these stages ({variant.not_standard_because})."
+        classes = "The U-Net is NanoSD's `StagedUNet`."
+        return _STAGED.format(reason=f"{reason}\n{classes}", modules="search_spaces.unet")
+    reason = f"diffusers has no class for this network ({variant.not_standard_because})."
+    return _STAGED.format(reason=reason, modules="search_spaces.unet, search_spaces.vae")
+
+
 def _summary(variant: Variant) -> str:
+    others = (
+        "VAE, text encoder, tokenizer and scheduler" if variant.vae is None else "Text encoder, tokenizer and scheduler"
+    )
+    vae = "" if variant.vae is None else " Its VAE is distilled from the teacher's."
     return (
         f"A U-Net for Stable Diffusion found by neural architecture search: candidate `{variant.lineage.candidate}` "
-        f"of the search space `{variant.lineage.space}`, distilled from its teacher. VAE, text encoder, tokenizer and "
-        "scheduler are the teacher's."
+        f"of the search space `{variant.lineage.space}`, distilled from its teacher.{vae} {others} are "
+        "the teacher's."
     )
 
 
@@ -90,11 +103,56 @@ def _fidelity(variant: Variant) -> Iterable[str]:
     if not before and not after:
         return
     yield "## Fidelity to the teacher\n"
-    yield "Distances to the teacher, so lower is better; before and after the end-to-end alignment.\n"
+    yield (
+        "Distances to the teacher, so lower is better (of PSNR and SSIM higher); before and after the end-to-end "
+        "alignment.\n"
+    )
     names = [*before, *(name for name in after if name not in before)]
     yield _table(
-        ("measure", "before", "after"), ((name, _number(before, name), _number(after, name)) for name in names)
+        ("measure", "before", "after"),
+        (
+            (
+                name,
+                _number(before, name) + _interval(variant.intervals_before, name),
+                _number(after, name) + _interval(variant.intervals_after, name),
+            )
+            for name in names
+        ),
     )
+    if variant.intervals_before or variant.intervals_after:
+        yield "In brackets: 95 % intervals over other noise and prompts.\n"
+
+
+def _vae(variant: Variant) -> Iterable[str]:
+    part = variant.vae
+    if part is None:
+        return
+    yield "## VAE\n"
+    yield "MACs are of one image of the size that the teacher was made for.\n"
+    rows = [("encoder", part.encoder), ("decoder", part.decoder)]
+    yield _table(
+        ("", "option", "parameters", "MACs", "the teacher's parameters", "the teacher's MACs"),
+        (
+            (
+                name,
+                f"`{half.option}`",
+                f"{half.costs.num_params:,}",
+                f"{half.costs.num_macs or 0:,}",
+                f"{half.teacher_costs.num_params:,}",
+                f"{half.teacher_costs.num_macs or 0:,}",
+            )
+            for name, half in rows
+        ),
+    )
+    yield (
+        f"On {part.num_images} images that nothing was trained on, against the teacher's VAE: its reconstructions and "
+        "its latents.\n"
+    )
+    yield _table(("measure", "value"), ((name, _number(part.quality, name)) for name in part.quality))
+
+
+def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
+    return f" ({intervals[name][0]:.3g} to {intervals[name][1]:.3g})" if name in intervals else ""
 
 
 def _onnx(variant: Variant) -> Iterable[str]:
@@ -127,7 +185,11 @@ def _lineage(variant: Variant) -> Iterable[Sequence[str]]:
         yield "recipe", f"`{variant.recipe_hash}`"
     for name, seed in variant.seeds.items():
         yield f"seed ({name})", str(seed)
+    for name, settings in variant.settings.items():
+        yield name, ", ".join(f"{key} {value:g}" for key, value in settings.items())
     yield "U-Net weights", f"`{variant.weights_key}`"
+    if variant.vae is not None:
+        yield "VAE weights", f"`{variant.vae.weights_key}`"
     yield "versions", ", ".join(f"{name} {version}" for name, version in variant.versions.items())
 
 

@@ -5,12 +5,12 @@ Where the words allow it, the U-Net is written as a standard `UNet2DConditionMod
 layer more than its encoder stage and reads every skip once; other words are written as our `StagedUNet`.
 model_index.json then names `search_spaces.unet`: diffusers imports no module that a folder names, so
 without NanoSD it stops with an error that says which module to import, and `load_variant` (or
-`import search_spaces.unet` before plain diffusers) loads it. No code lies in the folder in either case.
+`import search_spaces.unet` before plain diffusers) loads it. A student VAE is a `StagedVAE` of `search_spaces.vae` in
+the same way. No code lies in the folder in either case.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +20,11 @@ from nas.atomic import write_bytes
 from nas.export.card import render_card
 from nas.export.folders import publish_folder, recover
 from nas.export.load import quiet_libraries
+from nas.export.portable import align_tensors, drop_machine_paths
+from nas.export.vae import check_vae, why_vae_not_standard
 from nas.export.variant import (
     CARD_FILE,
+    RELOAD_TOLERANCE,
     STAGED_LOADER,
     STANDARD_LOADER,
     VARIANT_FILE,
@@ -46,10 +49,9 @@ if TYPE_CHECKING:
 
     from nas.teacher import Teacher
     from search_spaces.unet import StagedUNet
+    from search_spaces.vae import StagedVAE
 
-RELOAD_TOLERANCE = 1e-5
 _IMAGES = "images"
-_MACHINE_KEYS = ("_name_or_path", "name_or_path")
 
 
 def export_diffusers(
@@ -61,17 +63,19 @@ def export_diffusers(
     onnx: bool = False,
     vae_onnx: bool = False,
     images: Mapping[str, Path] | None = None,
+    vae: StagedVAE | None = None,
 ) -> Variant:
     """Write `staged` with the teacher's other parts as a pipeline folder, and say what it is.
 
     Args:
-        teacher: gives VAE, text encoder, tokenizer and scheduler.
+        teacher: gives text encoder, tokenizer and scheduler, and the VAE where the variant has none of its own.
         staged: the finished U-Net.
         folder: appears whole or not at all; an earlier variant there is replaced.
         card: name, seeds, recipe, costs, latency and fidelity for variant.json and README.md.
         onnx: also write and check unet.onnx.
-        vae_onnx: also write and check vae_decoder.onnx.
+        vae_onnx: also write and check vae_decoder.onnx, and vae_encoder.onnx of a VAE of its own.
         images: PNG files by file stem, copied into images/ and shown in README.md.
+        vae: the variant's own; `card.vae` then says what it is. Without one the teacher's is written.
 
     Returns:
         The content of variant.json. When `folder` already holds the same content, undamaged, nothing is
@@ -87,22 +91,25 @@ def export_diffusers(
         teacher.key,
         weights,
         staged.candidate.options,
-        card.model_dump(mode="json"),
+        card.content(),
         {"onnx": onnx, "vae_onnx": vae_onnx},
         {name: _file_hash(path) for name, path in pictures.items()},
+        *([] if vae is None else [weights_key(vae.state_dict())]),
     )
     recover(folder)
     existing = _finished(folder, key)
     if existing is not None:
         return existing
 
-    reason = _why_not_standard(staged)
+    unet_reason = _why_not_standard(staged)
+    reason = "; ".join(filter(None, (unet_reason, why_vae_not_standard(vae)))) or None
     variant: Variant | None = None
 
     def write(temporary: Path) -> None:
         nonlocal variant
-        error = _write_pipeline(teacher, staged, temporary, standard=reason is None)
-        checks = _write_onnx(teacher, staged, temporary, weights, onnx, vae_onnx)
+        error = _write_pipeline(teacher, staged, temporary, unet_reason is None, vae)
+        vae_part = None if vae is None else check_vae(vae, card.vae, temporary / "vae", teacher.image_size)
+        checks = _write_onnx(teacher, staged, temporary, weights, onnx, vae_onnx, vae)
         names = _copy_images(pictures, temporary)
         variant = Variant(
             name=card.name,
@@ -125,6 +132,10 @@ def export_diffusers(
             latency=card.latency,
             fidelity_before=card.fidelity_before,
             fidelity_after=card.fidelity_after,
+            intervals_before=card.intervals_before,
+            intervals_after=card.intervals_after,
+            vae=vae_part,
+            settings=card.settings,
             onnx=checks,
             images=names,
             versions=versions(),
@@ -189,7 +200,7 @@ def _why_not_standard(staged: StagedUNet) -> str | None:
     return why_not_standard(shapes, staged.candidate)
 
 
-def _write_pipeline(teacher: Teacher, staged: StagedUNet, folder: Path, standard: bool) -> float:
+def _write_pipeline(teacher: Teacher, staged: StagedUNet, folder: Path, standard: bool, vae: StagedVAE | None) -> float:
     """Write the pipeline; returns the largest relative difference of the U-Net read back."""
     from diffusers import UNet2DConditionModel
 
@@ -198,7 +209,7 @@ def _write_pipeline(teacher: Teacher, staged: StagedUNet, folder: Path, standard
 
     with quiet_libraries():
         unet = to_diffusers(staged) if standard else staged
-        teacher.pipeline(unet=unet).save_pretrained(folder, safe_serialization=True)
+        teacher.pipeline(unet=unet, vae=vae).save_pretrained(folder, safe_serialization=True)
         drop_machine_paths(folder)
         for path in folder.glob("*/*.safetensors"):
             align_tensors(path)
@@ -228,17 +239,26 @@ def _difference(staged: StagedUNet, reloaded: nn.Module, teacher: Teacher) -> fl
 
 
 def _write_onnx(
-    teacher: Teacher, staged: StagedUNet, folder: Path, weights: str, onnx: bool, vae_onnx: bool
+    teacher: Teacher,
+    staged: StagedUNet,
+    folder: Path,
+    weights: str,
+    onnx: bool,
+    vae_onnx: bool,
+    vae: StagedVAE | None,
 ) -> tuple[OnnxCheck, ...]:
     if not (onnx or vae_onnx):
         return ()
     from nas.export.onnx import export_onnx_unet, export_onnx_vae_decoder
+    from nas.export.vae import export_onnx_vae_encoder
 
     checks = []
     if onnx:
         checks.append(export_onnx_unet(staged, folder, num_tokens=teacher.num_tokens, weights=weights))
     if vae_onnx:
-        checks.append(export_onnx_vae_decoder(teacher.vae, folder, latent_size=teacher.latent_size))
+        checks.append(export_onnx_vae_decoder(vae or teacher.vae, folder, latent_size=teacher.latent_size))
+        if vae is not None:
+            checks.append(export_onnx_vae_encoder(vae, folder, image_size=teacher.image_size))
     return tuple(checks)
 
 
@@ -250,34 +270,6 @@ def _copy_images(pictures: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
         shutil.copyfile(source, target)
         names.append(f"{_IMAGES}/{name}.png")
     return tuple(names)
-
-
-def drop_machine_paths(folder: Path) -> None:
-    """Take out where the teacher lay on this machine, which libraries write into their configs."""
-    for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and any(key in data for key in _MACHINE_KEYS):
-            kept = {key: value for key, value in data.items() if key not in _MACHINE_KEYS}
-            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def align_tensors(path: Path) -> None:
-    """Lengthen a safetensors header with spaces until the tensors start at a multiple of 64 bytes.
-
-    diffusers maps the file into memory. Weights that start off a multiple of 16 take other BLAS kernels, and a
-    U-Net read back is then equal to 6e-7 only; aligned, it is equal bit for bit.
-    """
-    with path.open("rb") as source:
-        length = int.from_bytes(source.read(8), "little")
-        padding = -(8 + length) % 64
-        if not padding:
-            return
-        temporary = path.with_name(f"{path.name}.aligned")
-        with temporary.open("wb") as target:
-            target.write((length + padding).to_bytes(8, "little"))
-            target.write(source.read(length) + b" " * padding)
-            shutil.copyfileobj(source, target, 1 << 24)
-    temporary.replace(path)
 
 
 def _file_hash(path: Path) -> str:

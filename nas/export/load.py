@@ -29,8 +29,9 @@ def load_variant(folder: Path | str, *, check_hashes: bool = True) -> StableDiff
     check_files(folder, variant, hashes=check_hashes)
     for path in [*folder.rglob("*.bin"), *folder.rglob("*.ckpt"), *folder.rglob("*.pt")]:
         raise UserError(f"{path} is a pickle; variants hold safetensors only; remove it or {EXPORT_AGAIN}")
-    # diffusers finds the class of a non-standard U-Net only in a module that is already imported.
-    import search_spaces.unet  # noqa: F401
+    # diffusers finds the class of a non-standard U-Net or VAE only in a module that is already imported.
+    import search_spaces.unet
+    import search_spaces.vae  # noqa: F401
 
     with quiet_libraries():
         from diffusers import StableDiffusionPipeline

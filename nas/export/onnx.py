@@ -65,7 +65,7 @@ def export_onnx_unet(
         unet_inputs(staged, num_tokens, timestep, batch_size=batch_size, seed=seed)
         for seed, timestep in enumerate(timesteps)
     ]
-    return _export_checked(
+    return export_checked(
         staged,
         WholeUNet(staged),
         Path(folder) / UNET_FILE,
@@ -99,7 +99,7 @@ def export_onnx_vae_decoder(
     parts = {
         name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("decoder.", "post_quant_conv."))
     }
-    return _export_checked(
+    return export_checked(
         vae,
         _decoder(vae),
         Path(folder) / VAE_DECODER_FILE,
@@ -128,7 +128,7 @@ def compare(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     )
 
 
-def _export_checked(
+def export_checked(
     owner: nn.Module,
     module: nn.Module,
     path: Path,

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,9 +20,11 @@ CARD_FILE = "README.md"
 CANDIDATE_FILE = "candidate.json"  # of `nanosd build`, whose folders hold networks without the rest of a pipeline
 STANDARD_LOADER = "diffusers.StableDiffusionPipeline.from_pretrained"
 STAGED_LOADER = "nas.export.load_variant"
+RELOAD_TOLERANCE = 1e-5
 EXPORT_AGAIN = "export the pick again into an empty folder"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Interval = tuple[Finite, Finite]
 
 
 class _Frozen(BaseModel):
@@ -68,7 +70,7 @@ class OnnxCheck(_Frozen):
     """
 
     file: str
-    subject: Literal["unet", "vae_decoder"]
+    subject: Literal["unet", "vae_decoder", "vae_encoder"]
     weights_key: str
     num_bytes: int
     opset: int
@@ -77,6 +79,30 @@ class OnnxCheck(_Frozen):
     tolerance: Finite
     max_relative_error: Finite
     relative_l2: Finite
+
+
+class VaeHalf(_Frozen):
+    """One half of a variant's VAE; MACs are of one image of the size that the teacher was made for."""
+
+    option: str
+    costs: Costs
+    teacher_costs: Costs
+    bank_key: str | None = None
+
+
+class VaePart(_Frozen):
+    """A variant's own VAE; a variant without one has the teacher's.
+
+    `quality` is that of `nas.fidelity.vae_quality`: reconstructions and latents against the teacher's on `num_images`
+    images that nothing was trained on. `weights_key` and `reload_error` (see :class:`Variant`) are the export's.
+    """
+
+    encoder: VaeHalf
+    decoder: VaeHalf
+    quality: dict[str, Finite]
+    num_images: int
+    weights_key: str | None = None
+    reload_error: Finite | None = None
 
 
 class FileRecord(_Frozen):
@@ -99,6 +125,18 @@ class VariantCard(_Frozen):
     latency: Latency = Latency()
     fidelity_before: dict[str, Finite] | None = None
     fidelity_after: dict[str, Finite] | None = None
+    intervals_before: dict[str, Interval] = {}
+    intervals_after: dict[str, Interval] = {}
+    vae: VaePart | None = None
+    settings: dict[str, dict[str, Finite]] = {}
+
+    def content(self) -> dict[str, Any]:
+        """What a content key covers: fields that came later only where they say something."""
+        return self.model_dump(mode="json", exclude={name for name in _LATER if not getattr(self, name)})
+
+
+#: Fields of cards that variants of earlier versions do not have.
+_LATER = ("intervals_before", "intervals_after", "vae", "settings")
 
 
 class Variant(_Frozen):
@@ -123,6 +161,10 @@ class Variant(_Frozen):
     latency: Latency
     fidelity_before: dict[str, Finite] | None
     fidelity_after: dict[str, Finite] | None
+    intervals_before: dict[str, Interval] = {}
+    intervals_after: dict[str, Interval] = {}
+    vae: VaePart | None = None
+    settings: dict[str, dict[str, Finite]] = {}
     onnx: tuple[OnnxCheck, ...]
     images: tuple[str, ...]
     versions: dict[str, str]
@@ -159,6 +201,19 @@ def read_variant(folder: Path | str) -> Variant:
             f"{folder} is not an exported variant ({VARIANT_FILE}: {error.strerror}); give a folder written by "
             "`nanosd export`"
         ) from error
+
+
+def check_variant_place(folder: Path) -> None:
+    """Raise where a variant would be written over something else.
+
+    Raises:
+        UserError: a file, or a folder that holds something and no variant.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / VARIANT_FILE).is_file() or not any(folder.iterdir()))):
+        raise UserError(
+            f"folder {folder} exists and is not an exported variant: legal is a new, an empty or an earlier exported "
+            "folder; choose another one or move it away"
+        )
 
 
 def to_json(variant: Variant) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ def ssim(first: Tensor, second: Tensor) -> Floats:
     )
 
 
-def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int = 16) -> Floats:
+def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int | None = None) -> Floats:
     """Distance (N,) of images (N, 3, H, W) in [0, 1] in the VAE encoder's features, 0 to 4.
 
     As LPIPS without learned weights (Zhang et al. 2018, equation 1): feature maps after each level of the encoder,
@@ -59,17 +60,24 @@ def perceptual_distance(vae: Any, first: Tensor, second: Tensor, chunk: int = 16
     The network is the teacher's own VAE encoder instead of VGG, so values of different teachers do not compare.
     """
     import torch
-    import torch.nn.functional as F
 
     from nas.fidelity.features import to_floats, vae_levels
 
+    # Unless told: memory is that of 16 images of 64 pixels, or of one.
+    chunk = chunk or max(1, 16 * 64**2 // first.shape[-1] ** 2)
     found = []
     with torch.no_grad():
         for a, b in zip(first.split(chunk), second.split(chunk), strict=True):
-            levels = zip(vae_levels(vae.encoder, a), vae_levels(vae.encoder, b), strict=True)
-            each = [
-                (F.normalize(h, dim=1, eps=1e-8) - F.normalize(g, dim=1, eps=1e-8)).square().sum(1).mean((1, 2))
-                for h, g in levels
-            ]
+            each = perceptual_terms(vae_levels(vae.encoder, a), vae_levels(vae.encoder, b))
             found.append(to_floats(torch.stack(each).mean(0)))
     return np.concatenate(found)
+
+
+def perceptual_terms(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """One distance (N,) a level between feature maps (N, c, h, w): see :func:`perceptual_distance`."""
+    import torch.nn.functional as F
+
+    return [
+        (F.normalize(h, dim=1, eps=1e-8) - F.normalize(g, dim=1, eps=1e-8)).square().sum(1).mean((1, 2))
+        for h, g in zip(first, second, strict=True)
+    ]

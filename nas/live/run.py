@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -96,9 +96,11 @@ class LiveRun:
             per_second = (evaluating or recipe.search.workers) / mean_s
         step = _step(progress, now, state == "running")
         if step is not None and step.name == "search":
-            left = max(0, total - counts["done"])
-            remaining = left / per_second if state == "running" and per_second else None
-            step = step.model_copy(update={"done": counts["done"], "total": total, "remaining_s": remaining})
+            # Those stopped at a rung count for the total, but not for the speed.
+            done = counts["done"] + counts["stopped"]
+            speed = per_second * done / counts["done"] if per_second and counts["done"] else None
+            remaining = max(0, total - done) / speed if state == "running" and speed else None
+            step = step.model_copy(update={"done": done, "total": total, "remaining_s": remaining})
         history = results.history(self.bounds)
         trials = self.study.last(len(self.study.trials))
         return RunStatus(
@@ -183,10 +185,16 @@ def proposed(trial: Trial, sampler: str) -> Proposed:
         expected_improvement=trial.reason_number("expected_improvement"),
         hypervolume=trial.reason_number("hypervolume"),
         predicted=trial.predicted,
-        state="open" if not trial.ended else "done" if trial.measured is not None else "failed",
+        state=_came_to(trial),
         measured=trial.measured,
         reason=None if reason is None else str(reason),
     )
+
+
+def _came_to(trial: Trial) -> Literal["open", "done", "stopped", "failed"]:
+    if not trial.ended:
+        return "open"
+    return "stopped" if trial.stopped else "failed" if trial.measured is None else "done"
 
 
 def _state(progress: RunProgress | None, locked: bool, reported: bool) -> State:

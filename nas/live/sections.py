@@ -133,7 +133,7 @@ def _measured(each: Proposed, busy: Collection[str | None] | None) -> str:
     if each.state == "open":
         return "interrupted" if busy is None else "under evaluation" if each.candidate in busy else "waits"
     if each.measured is None:
-        return f"<span>failed<small>{page.text(each.reason or '')}</small></span>"
+        return f"<span>{each.state}<small>{page.text(each.reason or '')}</small></span>"
     mark = ""
     if each.predicted is not None:
         inside = each.predicted[0] <= each.measured <= each.predicted[2]

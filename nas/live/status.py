@@ -67,7 +67,7 @@ class Proposed(_Frozen):
     hypervolume: float | None
     """Of the front at that time, in the unit of the expected improvement."""
     predicted: tuple[float, float, float] | None
-    state: Literal["open", "done", "failed"]
+    state: Literal["open", "done", "stopped", "failed"]
     measured: float | None
     reason: str | None
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.search.record import FORECAST
+
 # Operations of Optuna's journal (optuna.storages.journal, JournalOperation) and the states that end a trial.
 _SET_STATE, _SET_ATTR = 6, 8
 _COMPLETE, _PRUNED, _FAIL = 1, 2, 3
@@ -41,7 +43,12 @@ class Trial:
     @property
     def measured(self) -> float | None:
         """The first objective, if it came out."""
-        return self.values[0] if self.state == _COMPLETE and self.values else None
+        return self.values[0] if self.state == _COMPLETE and self.values and not self.stopped else None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped at a rung: its value was never measured, samplers are told the expected one."""
+        return self.state == _COMPLETE and FORECAST in self.attrs
 
     @property
     def predicted(self) -> tuple[float, float, float] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nas.plots import baselines, style
 from nas.plots import data as data_of
-from nas.plots import style
 from nas.plots.data import FrontData, front_data
 from nas.run_data import OBJECTIVES, Candidate, RunData
 
@@ -30,9 +30,10 @@ def front_3d(run: RunData) -> go.Figure:
     for name, points, marker in _groups(data, sizes=(3, 5, 8)):
         x, y, z = (_values(points, key) for key in ("latency_ms", "num_params", "latent_error"))
         figure.add_scatter3d(x=x, y=y, z=z, name=name, marker=marker, mode="markers", **_hover(points, name))
+    baselines.add_finished(figure, run, ("latency_ms", "num_params", "latent_error"))
     _add_stems(figure, run, data)
     axes = {
-        place: style.axis(title, _values(run.done, key), write, backgroundcolor="white", showspikes=False)
+        place: style.axis(title, _range(run, key), write, backgroundcolor="white", showspikes=False)
         for place, key in (("xaxis", "latency_ms"), ("yaxis", "num_params"), ("zaxis", "latent_error"))
         for title, write in [style.AXES[key]]
     }
@@ -61,6 +62,7 @@ def front_pair(run: RunData, x: str, y: str, legend: bool = True) -> go.Figure:
 
     figure = go.Figure()
     _add_pair(figure, _needed(run), x, y)
+    baselines.add_finished(figure, run, (x, y))
     style.layout(figure, height=360, showlegend=legend)
     figure.update_layout(xaxis=_axis(run, x), yaxis=_axis(run, y))
     return figure
@@ -78,6 +80,7 @@ def front_pairs(run: RunData) -> go.Figure:
     figure = make_subplots(rows=1, cols=len(PAIRS), horizontal_spacing=0.085)
     for column, (x, y) in enumerate(PAIRS, start=1):
         _add_pair(figure, data, x, y, legend=column == 1, row=1, col=column)
+        baselines.add_finished(figure, run, (x, y), legend=column == 1, row=1, col=column)
         figure.update_xaxes(_axis(run, x), row=1, col=column)
         figure.update_yaxes(_axis(run, y), row=1, col=column)
     return style.layout(figure, height=420, width=1280, margin={"l": 64, "r": 20, "t": 48, "b": 56})
@@ -153,8 +156,7 @@ def _add_pair(figure: go.Figure, data: FrontData, x: str, y: str, legend: bool =
 
 def _add_stems(figure: go.Figure, run: RunData, data: FrontData) -> None:
     """Thin lines from the front down to the floor: without them a still picture of a 3-D chart has no depth."""
-    errors = _values(run.done, "latent_error")
-    floor = style.floor(errors)
+    floor = style.floor(_range(run, "latent_error"))
     coordinates: dict[str, list[float | None]] = {"x": [], "y": [], "z": []}
     for c in data.front:
         (x,), (y,), (z,) = (_values([c], key) for key in ("latency_ms", "num_params", "latent_error"))
@@ -179,4 +181,8 @@ def _values(points: Sequence[Candidate], key: str) -> list[float]:
 
 def _axis(run: RunData, key: str) -> dict[str, Any]:
     title, write = style.AXES[key]
-    return style.axis(title, _values(run.done, key), write)
+    return style.axis(title, _range(run, key), write)
+
+
+def _range(run: RunData, key: str) -> list[float]:
+    return [*_values(run.done, key), *baselines.values_on_front(run, key)]

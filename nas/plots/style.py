@@ -26,7 +26,15 @@ PICK_MARKS: tuple[tuple[str, str], ...] = (
     (SKY, "diamond"),
     (VERMILLION, "circle-open"),
 )
-GLYPHS = {"diamond": "◆", "square": "■", "circle": "●", "diamond-open": "◇", "square-open": "□", "circle-open": "○"}
+GLYPHS = {
+    "diamond": "◆",
+    "square": "■",
+    "circle": "●",
+    "diamond-open": "◇",
+    "square-open": "□",
+    "circle-open": "○",
+    "cross": "✚",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SEQUENTIAL = "Cividis"
 

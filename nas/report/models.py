@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nas.plots.format import NONE, count, duration, error, milliseconds, times
 from nas.report import page
+from nas.report.baselines import image_rows
 from nas.run_data import ClosingRow, Device, RunData, Scores
 
 
@@ -82,19 +83,9 @@ def images(run: RunData) -> str:
         return page.section("images", "Images from the same noise", lead, page.missing(run.missing["images"]))
     order = [row.name for row in run.closing]
     rows = sorted(run.images, key=lambda row: order.index(row.model) if row.model in order else len(order))
-    width = max(len(row.files) for row in rows)
-    captions = [run.captions[i] if i < len(run.captions) else f"sample {i + 1}" for i in range(width)]
-    speed = {row.name: row.speed_up for row in run.closing if row.speed_up and not row.is_teacher}
     where = " here" if any(row.target_device for row in run.closing) else ""
-    lines = []
-    for row in rows:
-        small = f"<small>{times(speed[row.model])} as fast{where}</small>" if row.model in speed else ""
-        cells = "".join(
-            f"<td>{page.image(f, f'{row.model}: {c}')}</td>" for f, c in zip(row.files, captions, strict=False)
-        )
-        lines.append(f"<tr><th>{page.text(row.model)}{small}</th>{cells}</tr>")
-    top = "".join(f"<th>{page.text(caption)}</th>" for caption in captions)
-    body = page.wide(f"<th></th>{top}", "".join(lines), "images")
+    speed = {row.name: row.speed_up for row in run.closing if row.speed_up and not row.is_teacher}
+    body = image_rows(rows, run.captions, {name: f"{times(ratio)} as fast{where}" for name, ratio in speed.items()})
     return page.section("images", "Images from the same noise", lead, body)
 
 

@@ -11,61 +11,12 @@ from latency_predictors.information import INFORMATION
 from latency_predictors.judging import RULE
 from nas import plots
 from nas.fidelity.swap import additivity
-from nas.plots import data, style
-from nas.plots.format import NONE, count, duration, error, milliseconds, percent
-from nas.report import checks, models, page
+from nas.plots import data
+from nas.plots.format import NONE, duration, milliseconds, percent
+from nas.report import baselines, checks, models, page, proxy_section
+from nas.report.front import drawn, front, no_candidates, small
 from nas.report.models import conditions_text
 from nas.run_data import Device, RunData
-
-
-def front(run: RunData) -> str:
-    """The three-objective front and its projections."""
-    lead = (
-        "Candidates that no other one beats in latent error, latency and parameters at once; all three are better "
-        "when smaller. Point at a mark for the candidate's id, words and costs; drag to turn."
-    )
-    if not run.done:
-        return page.section("front", "The front", lead, _no_candidates(run))
-    found = data.front_data(run)
-    key = page.key(
-        [
-            ("●", style.BLUE, f"on the front ({found.num_front:,})"),
-            ("●", style.FAINT, f"dominated ({found.num_dominated:,})"),
-        ]
-        + [(style.GLYPHS[symbol], color, name) for name, (color, symbol) in style.pick_marks(list(found.picks)).items()]
-    )
-    # Its height is the page's: a phone is no place for a chart as tall as a laptop's.
-    space = plots.front_3d(run).update_layout(showlegend=False, height=None)
-    flat = [page.figure(plots.front_pair(run, x, y, legend=False), f"front-{x}-{y}") for x, y in plots.PAIRS]
-    rows = [
-        (
-            f"<code>{page.text(c.candidate_id)}</code>",
-            error(c.latent_error),
-            milliseconds(c.latency_ms),
-            count(c.num_params),
-            count(c.num_macs),
-        )
-        for c in sorted(found.front, key=lambda c: c.latent_error or 0.0)
-    ]
-    listing = page.table(("candidate", "latent error", "latency", "parameters", "MACs"), rows, [False] + [True] * 4)
-    many = found.num_front - len(found.front)
-    listed = f"{len(rows):,} of the {found.num_front:,}" if many else f"The {len(rows)}"
-    names = _small(f"Words of a candidate stand in the order {' - '.join(found.front[0].words) or 'of the stages'}.")
-    return page.section(
-        "front",
-        "The front",
-        lead,
-        key,
-        '<div class="tall">'
-        + page.figure(space, "front-3d", on_phone="{'scene.camera.eye':{x:1.9,y:1.7,z:0.75}}")
-        + "</div>",
-        "<h3>Two objectives at a time</h3>",
-        key,
-        page.side_by_side(*flat),
-        page.details(f"{listed} candidates on the front as a table", names + listing),
-        _drawn(run),
-        _failures(run),
-    )
 
 
 def history(run: RunData) -> str:
@@ -75,7 +26,7 @@ def history(run: RunData) -> str:
         "stop adding to the front."
     )
     if not run.done:
-        return page.section("hypervolume", "Hypervolume over evaluations", lead, _no_candidates(run))
+        return page.section("hypervolume", "Hypervolume over evaluations", lead, no_candidates(run))
     found = data.hypervolume_history(run)
     note = f"After {found.evaluations[-1]:,} evaluations: {found.values[-1]:.4f}. Rule: {found.rule}."
     return page.section(
@@ -83,7 +34,7 @@ def history(run: RunData) -> str:
         "Hypervolume over evaluations",
         lead,
         page.figure(plots.hypervolume_history(run), "hypervolume"),
-        _small(note),
+        small(note),
     )
 
 
@@ -124,18 +75,18 @@ def calibration(run: RunData) -> str:
     chart = page.figure(plots.predicted_vs_measured(run), "parity")
     lead += " Whole U-Nets, measured: those that the fit saw, and those that it did not see."
     return page.section(
-        "latency", title, page.text(lead), _verdict(device), _small(said), page.side_by_side(chart, table)
+        "latency", title, page.text(lead), _verdict(device), small(said), page.side_by_side(chart, table)
     )
 
 
 def _verdict(device: Device) -> str:
     """Whether the profile is fit for search, and by which rule; empty for one that does not judge itself."""
-    return f"<p><b>Verdict: {page.text(device.verdict)}.</b></p>{_small(f'Rule: {RULE}.')}" if device.verdict else ""
+    return f"<p><b>Verdict: {page.text(device.verdict)}.</b></p>{small(f'Rule: {RULE}.')}" if device.verdict else ""
 
 
 def _never_measured(device: Device) -> tuple[str, ...]:
     """Of a profile without whole U-Nets measured on the device: what it says of its own errors."""
-    said = _small(device.error[:1].upper() + device.error[1:] + ".") if device.error else ""
+    said = small(device.error[:1].upper() + device.error[1:] + ".") if device.error else ""
     if not said and not device.notes:
         return (page.missing("device_profile.json holds no measured whole U-Net"),)
     listing = [
@@ -151,7 +102,7 @@ def params(run: RunData) -> str:
     """Parameters against latency."""
     title = "Parameters against latency"
     if len(run.done) < 2:
-        return page.section("parameters", title, "Whether a smaller model is a faster one.", _no_candidates(run))
+        return page.section("parameters", title, "Whether a smaller model is a faster one.", no_candidates(run))
     objectives = run.evaluated.objectives
     tau = data.kendall_tau(objectives[:, 2], objectives[:, 1])
     # The sentence follows the figure, whatever it is.
@@ -174,7 +125,7 @@ def params(run: RunData) -> str:
     )
     lead = f"Parameters and latency {verdict}{value}; colour is the latent error."
     return page.section(
-        "parameters", title, lead, page.figure(plots.params_vs_latency(run), "parameters"), _small(example), _drawn(run)
+        "parameters", title, lead, page.figure(plots.params_vs_latency(run), "parameters"), small(example), drawn(run)
     )
 
 
@@ -192,7 +143,7 @@ def swaps(run: RunData) -> str:
     both = np.isfinite(priors)
     tau = data.kendall_tau(priors[both], errors[both])
     note = (
-        _small(
+        small(
             f"Kendall's tau of prior and measured latent error: {tau:.2f} over {both.sum():,} candidates."
             + _additivity(priors[both], errors[both])
         )
@@ -201,7 +152,7 @@ def swaps(run: RunData) -> str:
     )
     chart = page.figure(plots.prior_vs_measured(run), "prior")
     return page.section(
-        "swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note, _drawn(run)
+        "swaps", "What each option costs in fidelity", lead, page.side_by_side(table, chart), note, drawn(run)
     )
 
 
@@ -292,48 +243,17 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunData], str]], ...] = (
     ("models", "models", models.closing),
     ("images", "images", models.images),
     ("front", "front", front),
+    ("baselines", "baselines", baselines.section),
     ("hypervolume", "hypervolume", history),
     ("latency", "latency", calibration),
     ("parameters", "parameters", params),
     ("fidelity", "fidelity", checks.fidelity),
+    ("proxy", "proxy", proxy_section.section),
     ("swaps", "options", swaps),
     ("blocks", "distillation", blocks),
     ("time", "time", phases),
     ("provenance", "provenance", provenance),
 )
-
-
-def _no_candidates(run: RunData) -> str:
-    reason = run.missing.get("candidates") or "no candidate has finished with a usable latent error"
-    return page.missing(reason) + _failures(run)
-
-
-def _failures(run: RunData) -> str:
-    rows = [
-        (f"<code>{page.text(c.candidate_id)}</code>", page.text(c.outcome), page.text(c.reason or NONE))
-        for c in run.failed
-    ]
-    first = f"; the first {len(rows)} of them" if len(rows) < run.evaluated.num_failed else ""
-    return (
-        page.details(
-            f"{run.evaluated.num_failed:,} were not evaluated to the end{first}",
-            page.table(("candidate", "outcome", "reason"), rows, [False] * 3),
-        )
-        if rows
-        else ""
-    )
-
-
-def _drawn(run: RunData) -> str:
-    """Which candidates the figures show, where these are not all."""
-    if len(run.done) == len(run.evaluated):
-        return ""
-    found = data.front_data(run)
-    front = "all" if len(found.front) == found.num_front else f"{len(found.front):,} (evenly by error)"
-    return _small(
-        f"Drawn are {front} of the {found.num_front:,} candidates on the front and {len(found.dominated):,} of the "
-        f"{found.num_dominated:,} others, at random; numbers in the text are of all. candidates.parquet has them all."
-    )
 
 
 def _together(tau: float | None) -> str:
@@ -342,7 +262,3 @@ def _together(tau: float | None) -> str:
     return (
         "largely go together here" if tau >= 0.8 else "go together only loosely" if tau >= 0.3 else "do not go together"
     )
-
-
-def _small(sentence: str) -> str:
-    return f'<p class="lead"><small>{page.text(sentence)}</small></p>'

@@ -64,7 +64,7 @@ class RunContext:
         """The search space.
 
         Raises:
-            UserError: none of that name, or one of whole pipelines, whose VAEs no run distills yet.
+            UserError: none of that name, or one of whole pipelines, which no run searches yet.
         """
         from search_spaces.space_file import load_space
 
@@ -217,7 +217,7 @@ class RunContext:
 
 
 def check_unet_space(space: SearchSpace) -> None:
-    """Raise unless the candidates are U-Nets: runs measure, distill and score those only.
+    """Raise unless the candidates are U-Nets: runs measure, search and score those only.
 
     Raises:
         UserError: candidates are pipelines.
@@ -225,5 +225,6 @@ def check_unet_space(space: SearchSpace) -> None:
     if space.is_pipeline:
         raise UserError(
             f"search space {space.name!r} has decisions beyond the U-Net ({', '.join(space.stages[-3:])}), which runs "
-            "cannot distill yet; give one of U-Nets such as nanosd, or build single candidates with `nanosd build`"
+            "do not search; give one of U-Nets such as nanosd, whose pick gets a VAE by `nanosd finalize`, or build "
+            "single candidates with `nanosd build`"
         )

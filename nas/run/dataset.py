@@ -12,6 +12,7 @@ from nas.config import Data, Recipe
 
 if TYPE_CHECKING:
     from nas.data import LatentDataset
+    from nas.data.image_data import ImageData
     from nas.data.sources import Source
     from nas.teacher import Teacher
 
@@ -39,6 +40,24 @@ def cached_latents(
     if old is not None:
         return old
     return cached(work / "latents", key, lambda: _source(teacher, recipe), teacher, recipe.data.num_images, on_progress)
+
+
+def cached_pixels(
+    teacher: Teacher, recipe: Recipe, work: Path, on_progress: Callable[[int], None] | None = None
+) -> ImageData:
+    """Images for the VAE's distillation from the recipe's data, made once and kept in `work`.
+
+    Raises:
+        UserError: no usable images, fewer than two different ones, or a file that cannot be written.
+    """
+    from nas.data.image_data import cached_images
+
+    num = recipe.vae.num_images
+    path = work / "vae-images.safetensors"
+    # The number of images that the search encodes does not count: the same ones are the first of both.
+    data = recipe.data.model_copy(update={"num_images": num})
+    key = _key(teacher, recipe.model_copy(update={"data": data}))
+    return cached_images(path, key, lambda: _source(teacher, recipe), teacher, num, on_progress)
 
 
 def is_cached(teacher: Teacher, recipe: Recipe, work: Path) -> bool:

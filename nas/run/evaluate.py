@@ -30,12 +30,14 @@ def make_evaluator(run_dir: str) -> Callable[[Candidate], Iterator[PartialResult
     from nas.fidelity.paired import Fidelity
     from nas.quiet import quiet
     from nas.run.context import RunContext
+    from nas.run.distilled_evaluator import DistilledEvaluator
     from nas.shared_weights import share_unet
     from search_spaces.surgery import assemble
 
     quiet()
     context = RunContext.open(run_dir)
-    evaluator = context.evaluator
+    evaluator, steps = context.evaluator, context.recipe.search.distill_steps
+    distilled = DistilledEvaluator(context, steps) if steps else None
     if context.recipe.search.workers > 1:
         context.teacher = evaluator.teacher = share_unet(context.teacher, context.directory.work)
     blocks, unet = context.blocks, context.teacher.unet
@@ -46,7 +48,11 @@ def make_evaluator(run_dir: str) -> Callable[[Candidate], Iterator[PartialResult
         for block in candidate.options.items():
             if block in stopped:
                 raise FidelityError("latent_error", f"block {' '.join(block)} was not trained: {stopped[block]}")
-        for found in evaluator.rungs(assemble(unet, candidate, blocks, copy=False)):
+        student = assemble(unet, candidate, blocks, copy=False)
+        for found in evaluator.rungs(student) if distilled is None else distilled(candidate.id, student):
+            if isinstance(found, PartialResult):
+                yield found
+                continue
             metrics = {"latent_error": found.latent_error, "noise_error": found.noise_error}
             if isinstance(found, Fidelity):
                 yield metrics | {"tafid": found.tafid}

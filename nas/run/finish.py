@@ -18,6 +18,7 @@ from nas.run.phases import step_counter
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
+    from nas.distill.settings import AlignSettings
     from nas.export.closing import ClosingRow
     from nas.export.variant import VariantCard
     from nas.fidelity.check_record import Checks
@@ -63,14 +64,21 @@ def finish(run: RunContext, candidates: Mapping[str, str], work_dir: Path, progr
 
     The state lives in `work_dir`; a finished alignment is read back, not repeated.
     """
-    from nas.distill.align import align_many
     from search_spaces.surgery import assemble
 
-    settings = run.align_settings
     students = {
         name: assemble(run.teacher.unet, Candidate.from_id(text, run.space.stages), run.blocks)
         for name, text in candidates.items()
     }
+    return finish_students(run, students, run.align_settings, work_dir, progress)
+
+
+def finish_students(
+    run: RunContext, students: Mapping[str, StagedUNet], settings: AlignSettings, work_dir: Path, progress: Progress
+) -> dict[str, Finished]:
+    """:func:`finish` of networks that are assembled already, by settings of their own."""
+    from nas.distill.align import align_many
+
     with progress.phase("finalize", settings.steps) as phase:
         results = align_many(
             run.teacher,
@@ -180,7 +188,8 @@ def _is_finished(run: RunContext, names: Mapping[str, str], key: str) -> bool:
     return (run.directory.path / "images").is_dir()
 
 
-def _staged_teacher(run: RunContext) -> StagedUNet:
+def staged_teacher(run: RunContext) -> StagedUNet:
+    """The teacher itself, in stages that share its weights."""
     from search_spaces.surgery import assemble, teacher_candidate
 
     return assemble(run.teacher.unet, teacher_candidate(run.teacher.unet), copy=False)
@@ -206,7 +215,7 @@ def _export(run: RunContext, finished: Mapping[str, Finished], progress: Progres
 
     errors: dict[str, float] = {}
     with progress.phase("export", len(finished) + 1) as phase:
-        nets = {TEACHER: _staged_teacher(run), **{name: item.student for name, item in finished.items()}}
+        nets = {TEACHER: staged_teacher(run), **{name: item.student for name, item in finished.items()}}
         look = ImageSettings(guidance=run.recipe.fidelity.guidance, seed=run.recipe.seed)
         paths = sample_images(run.teacher, nets, prompts(run), run.directory.path / "images", look)
         phase.advance()
@@ -241,7 +250,7 @@ def _measure(run: RunContext, finished: Mapping[str, Finished], progress: Progre
     )
     with progress.phase("measure") as phase:
         return measure_closing(
-            _staged_teacher(run),
+            staged_teacher(run),
             {name: item.student for name, item in finished.items()},
             run.directory.work / "closing",
             ClosingSettings(num_tokens=run.teacher.num_tokens, threads=calibration.threads, measure=settings),

@@ -14,6 +14,7 @@ from nas.run import finish, phases
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.run.progress_file import ProgressFile
+from nas.search.store import CandidateStore
 
 if TYPE_CHECKING:
     from nas.distill.results import Block, BlockResult
@@ -98,6 +99,7 @@ def _drive(run: RunContext, address: str | None, progress: Progress, loading_s: 
 
     file = ProgressFile(directory.progress)
     with directory.lock(), file.over(), progress.followed(file.follow):
+        len(CandidateStore(directory.store))  # what is damaged there is said before hours of other work
         directory.add_seconds("prepare", loading_s)
         _write_provenance(run)
         timed("prepare", lambda: phases.prepare(run, progress))

@@ -258,7 +258,8 @@ def search(run: RunContext, table: Any, address: str | None, progress: Progress)
         with progress.phase("reuse") as phase:
             for taken in reuse_candidates(run, predicted):
                 phase.advance(taken.candidates, **{"": f"of {taken.finished:,} finished ones of {taken.run}"})
-    budgets, sweep = run.recipe.picks, run.recipe.search.model_dump()
+    # What is done to a candidate is the evaluator's.
+    budgets, sweep = run.recipe.picks, run.recipe.search.model_dump(exclude={"distill_steps"})
     # Candidates to evaluate are new ones.
     sweep["num_candidates"] += num_reused(run.store)
     settings = SweepSettings(

@@ -54,12 +54,13 @@ def plan(recipe: Recipe, run_dir: Path | str) -> dict[str, Any]:
         * _STUDENT_PER_PASS
         * (fidelity.num_samples * fidelity.ddim_steps * guided + fidelity.num_noise_samples)
     )
+    distillation = per_pass * _STUDENT_STEP_PER_PASS * recipe.search.distill_steps * finalize.batch_size
     num_options = sum(len(names) for names in run.space.options.values())
     seconds = {
         "calibrate": 0.0 if recipe.calibration.profile else recipe.calibration.max_seconds,
         "distill": distill.steps * distill.batch_size * per_pass * (1 + _SURROGATES_PER_PASS),
         "prior": num_options * evaluation,
-        "search": recipe.search.num_candidates * evaluation / recipe.search.workers,
+        "search": recipe.search.num_candidates * (evaluation + distillation) / recipe.search.workers,
         "finalize": finalize.steps * finalize.batch_size * per_pass * (1 + 3 * _STUDENT_STEP_PER_PASS),
     }
     matrix_params = run.costs.params(_ends(run))

@@ -85,6 +85,7 @@ def export(run_dir: Path | str, which: str, out_dir: Path | str, formats: Sequen
         UserError: neither a pick nor a candidate of the space, or a folder that cannot be written.
     """
     from nas.export.diffusers import export_diffusers
+    from nas.export.variant import check_variant_place
     from nas.picks import load_picks
     from nas.run.finish import card, finish, variant_names
 
@@ -98,12 +99,7 @@ def export(run_dir: Path | str, which: str, out_dir: Path | str, formats: Sequen
         )
     candidate = Candidate.from_id(chosen, run.space.stages)
     run.space.encode(candidate)
-    out = Path(out_dir)
-    if out.exists() and not (out.is_dir() and ((out / "variant.json").is_file() or not any(out.iterdir()))):
-        raise UserError(
-            f"folder {out} exists and is not an exported variant: legal is a new, an empty or an earlier exported "
-            "folder; choose another one or move it away"
-        )
+    check_variant_place(Path(out_dir))
     with run.directory.lock():
         name = next((name for name, text in variants.items() if text == candidate.id), None)
         if name is not None:

@@ -212,6 +212,10 @@ def _deciding(mine: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
         cost_only = FREE | {"distill.checkpoint_every", "distill.max_parallel"}
         names = [(key, f"{section}.{key}") for key in here]
         found += [(name, here[key], there[key]) for key, name in names if name not in cost_only]
+    found.append(("search.distill_steps", mine.search.distill_steps, theirs.search.distill_steps))
+    if mine.search.distill_steps:
+        here, there = mine.finalize.model_dump(exclude={"steps"}), theirs.finalize.model_dump(exclude={"steps"})
+        found += [(f"finalize.{key}", here[key], there[key]) for key in here]
     return found
 
 

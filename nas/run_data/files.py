@@ -22,8 +22,11 @@ Files and what is read from them (other keys are ignored):
                          checks: nas.fidelity.check_record.Checks or null}]};
                          target_device, target_ms, target_low_ms, target_high_ms where the search was for another device
     timings.json         {phases: {phase: seconds}}
+    proxy.json           nas.fidelity.proxy_record.Proxy; a run has it once `nanosd proxy` has been called
     provenance.json      free key-value facts: versions, hashes, host
     images/<model>/<i>.png, images/captions.json {captions: [...]}
+    baselines.json       `nas.baselines.Baselines`, of runs that were compared with hand-made layouts
+    baselines/<model>/<i>.png
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.baselines import BASELINES_FILE, Baselines, read_baselines
 from nas.fidelity.check_record import Checks
+from nas.fidelity.proxy_record import FILE as PROXY_FILE
+from nas.fidelity.proxy_record import Proxy, read_proxy
 from nas.run_data.candidates_file import read_candidates
 from nas.run_data.device_file import read_device
 from nas.run_data.types import (
@@ -105,6 +111,7 @@ def read_run(folder: Path | str) -> RunData:
     wanted = frozenset(pick.candidate_id for pick in picks)
     found = part("candidates", lambda path: read_candidates(path, wanted), None)
     candidates, columns = found or ((), None)
+    baselines, baseline_images = _read_baselines(folder, missing)
     return RunData(
         folder=folder,
         config=config,
@@ -121,7 +128,30 @@ def read_run(folder: Path | str) -> RunData:
         captions=_read_captions(folder / "images" / "captions.json"),
         provenance=part("provenance", _read_json, None),
         missing=missing,
+        proxy=_read_proxy(folder, missing),
+        baselines=baselines,
+        baseline_images=baseline_images,
     )
+
+
+def _read_proxy(folder: Path, missing: dict[str, str]) -> Proxy | None:
+    # A run is whole without it; only one that cannot be read is named.
+    try:
+        return read_proxy(folder)
+    except (OSError, ValueError):
+        missing["proxy"] = f"{PROXY_FILE} cannot be read; delete it and call `nanosd proxy` again"
+        return None
+
+
+def _read_baselines(folder: Path, missing: dict[str, str]) -> tuple[Baselines | None, tuple[ModelImages, ...]]:
+    """Most runs have none, which is no missing part; a damaged file is."""
+    try:
+        found = read_baselines(folder / BASELINES_FILE)
+        images = folder / "baselines"
+        return found, _read_images(images) if found and images.is_dir() else ()
+    except (UserError, OSError) as error:
+        missing["baselines"] = str(error)
+        return None, ()
 
 
 def _read_json(path: Path) -> Any:

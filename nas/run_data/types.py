@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.baselines import Baselines
 from nas.fidelity.check_record import Checks
+from nas.fidelity.proxy_record import Proxy
 from nas.run_data.columns import Columns
 
 #: Stages of SD 1.x, in the order of a candidate's id.
@@ -229,6 +231,9 @@ class RunData:
     provenance: Mapping[str, Any] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     columns: Columns | None = None
+    proxy: Proxy | None = None
+    baselines: Baselines | None = None
+    baseline_images: tuple[ModelImages, ...] = ()
 
     @cached_property
     def evaluated(self) -> Columns:

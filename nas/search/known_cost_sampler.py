@@ -36,8 +36,9 @@ class KnownCostSampler(BaseSampler):
     Parameters, predicted latency and the like cost nothing to know, so no trial is spent on learning them: only the
     other objectives have surrogates. Works in `study.optimize`, ask/tell and Ray Tune's OptunaSearch (give that
     `distributions(space)` as its space). No candidate is proposed twice. Candidates of running trials count as if they
-    had come out as predicted. Constraints that trials set (`trial.set_constraint`) are modelled too. The reasons of a
-    proposal are in `last_proposal` and in the trial's user attribute `proposal`.
+    had come out as predicted. Constraints that trials set (`trial.set_constraint`) are modelled too, and so is which
+    trials fail (Optuna's state FAIL, or values that are not finite). The reasons of a proposal are in `last_proposal`
+    and in the trial's user attribute `proposal`.
 
     The same seed and the same results in the same order give the same proposals.
 
@@ -170,6 +171,9 @@ class KnownCostSampler(BaseSampler):
             self._history = TrialHistory(self._space, study.directions, self._known, self._decades, self._repeat_failed)
         seen = self._history.seen(study, trial.number)
         rng = np.random.default_rng([self._seed, 1, trial.number])
+        if self._is_open is not None and seen.failed is not None:
+            # Knows better than the study, in which an interrupted trial has failed, too.
+            seen = replace(seen, failed=seen.failed[[not self._is_open(vector) for vector in seen.failed]])
         closed = seen.closed
         while True:
             proposal = self._proposer.propose(replace(seen, closed=closed), rng)

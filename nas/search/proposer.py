@@ -44,6 +44,9 @@ class Seen:
     """(p, decisions) under evaluation."""
     closed: Indices
     """(c, decisions) others that must not be proposed."""
+    failed: Indices | None = None
+    """(f, decisions) whose evaluation failed, none of the others (None: none): not proposed, and what is like them is
+    expected to fail, too."""
     constraints: Mapping[str, Floats] = field(default_factory=dict)
     """(n,) measured values that must not be above zero; NaN where unknown."""
     deviations: Floats | None = None
@@ -62,13 +65,13 @@ class Proposal:
     costs: tuple[float, ...]
     """Its known objectives."""
     expected_improvement: float | None = None
-    """Hypervolume that its evaluation is expected to add, times the probability of meeting the constraints."""
+    """Hypervolume that its evaluation is expected to add, times `feasible`."""
     hypervolume: float | None = None
     """Of the front so far (what is under evaluation included as predicted), below the same reference."""
     predicted: tuple[tuple[float, float, float], ...] = ()
     """For each unknown objective the 5 %, 50 % and 95 % quantiles."""
     feasible: float | None = None
-    """Probability of meeting the measured constraints."""
+    """Probability of meeting the measured constraints and, once an evaluation has failed, of not failing."""
 
 
 class Proposer:
@@ -100,6 +103,7 @@ class Proposer:
         self._settings = settings or SurrogateSettings()
         self._surrogates = [Surrogate(room.features.groups, self._settings) for _ in range(num_unknown)]
         self._constraints: dict[str, Surrogate] = {}
+        self._failing = self._constraint()
         self._listed = room.space.num_candidates <= MAX_LISTED
         rng = np.random.default_rng([seed, 0])
         start = room.table if self._listed else room.candidates(room.random(rng, 20_000))
@@ -134,7 +138,8 @@ class Proposer:
             rng: breaks ties, and drives the pool of a large space.
         """
         keys = self._keys(np.concatenate([seen.vectors, seen.pending]))
-        taken = {*keys, *self._keys(seen.closed)}
+        failed = [] if seen.failed is None else self._keys(seen.failed)
+        taken = {*keys, *failed, *self._keys(seen.closed)}
         num = len(seen.vectors)
         if len(keys) < self._num_initial or num < 2:
             return self._initial(taken, num, rng)
@@ -153,9 +158,7 @@ class Proposer:
             met[:num] = (seen.deviations == 0).all(axis=1)
         for name, measured in seen.constraints.items():
             met[:num] &= ~(measured > 0)
-            self._constraints.setdefault(
-                name, Surrogate(self._room.features.groups, replace(self._settings, transforms=("identity",)))
-            )
+            self._constraints.setdefault(name, self._constraint())
             known = np.flatnonzero(~np.isnan(measured))
             if len(known):
                 rows = [*known, *range(num, len(keys))]
@@ -167,6 +170,11 @@ class Proposer:
         boxes = nondominated_boxes(best, limit)
         axes = range(self._num_unknown, points.shape[1])
         constraints = [self._constraints[name] for name in seen.constraints if self._constraints[name].fitted]
+        if failed:
+            rows = [*keys[:num], *failed, *keys[num:]]
+            own = np.stack([self._features[key] for key in rows])
+            self._failing.update(rows, own, np.repeat([-1.0, 1.0], [num, len(failed)]))
+            constraints.append(self._failing)
 
         def score(candidates: Candidates, keep: bool = False) -> Floats:
             predicted = [surrogate.predict(candidates.features, keep) for surrogate in self._surrogates]
@@ -198,6 +206,10 @@ class Proposer:
             predicted=tuple((low, middle, high) for low, middle, high in quantiles),
             feasible=float(np.prod(feasible)) if constraints else None,
         )
+
+    def _constraint(self) -> Surrogate:
+        """A surrogate of what must not be above zero."""
+        return Surrogate(self._room.features.groups, replace(self._settings, transforms=("identity",)))
 
     def _scan(self, score: Callable[..., Floats], taken: set[int], anew: bool) -> tuple[Candidates, Floats]:
         """All candidates with their expected improvement, -1 where taken; of a long list the most promising ones."""

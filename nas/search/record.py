@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 Outcome = Literal["done", "failed", "infeasible", "stopped"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+FORECAST = "forecast"
+"""User attribute of a trial that was stopped: for each unknown objective the 5 % and 95 % quantiles of its value."""
 
 
 class Rung(BaseModel):

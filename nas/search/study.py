@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.decisions import distributions, params_of, vector_of
 from nas.search.journal import UNFINISHED, StudyJournal, cut_torn_line, release_stale_lock
+from nas.search.record import FORECAST
 from nas.search.settings import Indices, KnownCosts
 from nas.search.store import CandidateRecord, CandidateStore
-from nas.search.trial_history import FORECAST
 from search_spaces.errors import UserError
 from search_spaces.space import SearchSpace
 
@@ -116,7 +116,8 @@ def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs
     are failed with the reason 'interrupted'. Of records that the study knows only names and outcomes are read.
 
     Returns:
-        Index vectors of the interrupted candidates that have no record: to be evaluated first.
+        Index vectors of the candidates that were proposed and have no record, because an earlier sweep was interrupted
+        or the record was lost: to be evaluated first.
     """
     trials = study.get_trials(deepcopy=False)
     by_name = {t.user_attrs["trial"]: t for t in trials if "trial" in t.user_attrs}
@@ -141,15 +142,21 @@ def replay(study: optuna.Study, space: SearchSpace, store: CandidateStore, costs
         assert isinstance(storage, StudyJournal)
         choices = distributions(space)
         storage.add_trials(study, [_frozen(space, record, costs, choices) for record in new])
-    evaluated = set(recorded)
-    again: dict[tuple[int, ...], Indices] = {}
     for trial in study.get_trials(deepcopy=False, states=UNFINISHED):
-        wanted = {decision.name for decision in space.free_decisions}
-        if wanted <= set(trial.params):  # else killed while it was being proposed
-            vector = vector_of(space, trial.params)
-            if space.decode(vector).id not in evaluated:
-                again[tuple(vector)] = vector
         fail(study, trial.number, INTERRUPTED)
+    return _without_record(study, space, set(recorded))
+
+
+def _without_record(study: optuna.Study, space: SearchSpace, recorded: set[str]) -> list[Indices]:
+    """Candidates that were proposed and of which the store knows nothing."""
+    wanted = {decision.name for decision in space.free_decisions}
+    again: dict[tuple[int, ...], Indices] = {}
+    for trial in study.get_trials(deepcopy=False):
+        # Without its parameters: killed while it was being proposed.
+        if trial.user_attrs.get("candidate") not in recorded and wanted <= set(trial.params):
+            vector = vector_of(space, trial.params)
+            if space.decode(vector).id not in recorded:
+                again[tuple(vector)] = vector
     return list(again.values())
 
 

@@ -236,14 +236,16 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
 
     folder, settings = searcher.store.folder, searcher.settings
     cpus, gpus = settings.cpus_per_trial, settings.gpus_per_trial
-    with ray_session(folder, math.ceil(settings.workers * cpus), address) as tune_folder:
+    # No process without a candidate, nor a share of the memory for it.
+    wanted = min(settings.workers, settings.num_candidates - searcher.num_finished)
+    with ray_session(folder, math.ceil(wanted * cpus), address) as tune_folder:
         from ray import tune
 
         from nas.search.control import Control
         from nas.search.scheduler import StoppingScheduler
         from nas.search.worker import Evaluator, Job
 
-        _fit(searcher, room(cpus, gpus), address)
+        _fit(searcher, wanted, room(cpus, gpus), address)
         control = tune_folder.parent / "control" if address is None else tune_folder / "control"
         searcher.control = Control(control)
         stopping = settings.early_stopping != "none"
@@ -281,12 +283,12 @@ def _drive(searcher: SweepSearcher, factory: EvaluateFactory, address: str | Non
             searcher.interrupt()
 
 
-def _fit(searcher: SweepSearcher, room: tuple[int, int], address: str | None) -> None:
+def _fit(searcher: SweepSearcher, wanted: int, room: tuple[int, int], address: str | None) -> None:
     """No more workers than there is room for; on this machine that is refused, on a cluster it is as it is."""
     settings, (in_all, on_a_node) = searcher.settings, room
-    searcher.workers = min(settings.workers, in_all)
-    searcher.per_node = min(settings.workers, on_a_node)
-    if searcher.workers == settings.workers or (address is not None and in_all):
+    searcher.workers = min(wanted, in_all)
+    searcher.per_node = min(wanted, on_a_node)
+    if searcher.workers == wanted or (address is not None and in_all):
         return
     asked = f"search.cpus_per_trial {settings.cpus_per_trial:g} and search.gpus_per_trial {settings.gpus_per_trial:g}"
     where = "this machine" if address is None else f"the Ray cluster at {address}"

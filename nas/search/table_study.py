@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 from nas.search.decisions import ExhaustedError, distributions, vector_of
 from nas.search.learning_curves import Forecast
 from nas.search.pool import OpenCandidates
+from nas.search.record import FORECAST
 from nas.search.sampler import make_sampler
 from nas.search.settings import KnownObjectives, SamplerName
 from nas.search.table import CandidateTable, ReferenceName
-from nas.search.trial_history import FORECAST
 
 
 class StudyDoor:

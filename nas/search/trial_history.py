@@ -14,11 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.pareto import ERROR_FLOOR
 from nas.search.decisions import DecisionSpace, Indices, vector_of
 from nas.search.proposer import Seen
+from nas.search.record import FORECAST
 
 Floats = NDArray[np.float64]
 
-FORECAST = "forecast"
-"""User attribute of a trial that was stopped: for each unknown objective the 5 % and 95 % quantiles of its value."""
 _WIDTH = 2 * 1.6448536269514722  # of that interval, in standard deviations
 
 
@@ -29,6 +28,8 @@ class _Result:
     vector: tuple[int, ...]
     values: tuple[float, ...] | None
     constraints: dict[str, float]
+    failed: bool = False
+    """Whether it has no values because its evaluation failed."""
     deviations: tuple[float, ...] = ()
     """Standard deviations of values that were predicted, not measured."""
 
@@ -76,11 +77,16 @@ class TrialHistory:
         width = len(self._space.sizes)
         finished = [self._finished[number] for number in sorted(self._finished)]
         done = [result for result in finished if result.values is not None]
-        closed = [result.vector for result in finished if result.values is None and not self._repeat_failed]
+        without = [result for result in finished if result.values is None and not self._repeat_failed]
         # A candidate evaluated twice (enqueued again, say) counts once, with its latest result.
         latest = {result.vector: result for result in done}
         done = list(latest.values())
         pending = [vector for vector in pending if tuple(vector.tolist()) not in latest]
+        tried = {*latest, *(tuple(vector.tolist()) for vector in pending)}
+        failed = list(
+            dict.fromkeys(result.vector for result in without if result.failed and result.vector not in tried)
+        )
+        closed = [result.vector for result in without if not result.failed]
         names = list(dict.fromkeys(name for result in done for name in result.constraints))
         return Seen(
             vectors=np.array([result.vector for result in done], dtype=np.int64).reshape(-1, width),
@@ -90,6 +96,7 @@ class TrialHistory:
             ),
             pending=np.array(pending, dtype=np.int64).reshape(-1, width),
             closed=np.array(closed, dtype=np.int64).reshape(-1, width),
+            failed=np.array(failed, dtype=np.int64).reshape(-1, width),
             constraints={name: np.array([result.constraints.get(name, np.nan) for result in done]) for name in names},
         )
 
@@ -111,21 +118,21 @@ class TrialHistory:
             return None
         key = tuple(vector.tolist())
         if trial.state != TrialState.COMPLETE or trial.values is None:
-            return _Result(key, None, {})
+            return _Result(key, None, {}, trial.state == TrialState.FAIL)
         values = [
             sign * value for sign, value, known in zip(self._signs, trial.values, self._known, strict=True) if not known
         ]
         decades = [d for d, known in zip(self._decades, self._known, strict=True) if not known]
         values = [in_decades(value) if d else value for value, d in zip(values, decades, strict=True)]
         if not np.isfinite(values).all():
-            return _Result(key, None, {})
+            return _Result(key, None, {}, True)
         deviations = [0.0] * len(values)
         if FORECAST in trial.user_attrs:
             for i, ((low, high), d) in enumerate(zip(trial.user_attrs[FORECAST], decades, strict=True)):
                 ends = (in_decades(low), in_decades(high)) if d else (low, high)
                 # Never none at all: nobody measured it.
                 deviations[i] = max(abs(ends[1] - ends[0]) / _WIDTH, 1e-9)
-        return _Result(key, tuple(values), dict(trial.constraints), tuple(deviations))
+        return _Result(key, tuple(values), dict(trial.constraints), deviations=tuple(deviations))
 
 
 def signs_of(directions: Sequence[StudyDirection]) -> Floats:

@@ -54,12 +54,15 @@ def test_summary_of_runs_made_by_hand() -> None:
         Run("random", 1, tuple(np.linspace(0, 0.96, 101)[1:]), (), (3.0,)),
         Run("random", 2, (0.5,) * 9 + (1.0,) * 91, (), (4.0,)),
     ]
-    found = summary(runs)
+    found = summary(runs, 100)
     assert found["hv"]["10"] == {"median": pytest.approx(0.1), "worst": pytest.approx(0.096)}
     assert found["hv"]["200"] == {"median": None, "worst": None}
     assert found["evals_to"]["0.95"] == {"median": 95, "worst": 99}
     assert found["evals_to"]["0.99"] == {"median": 99, "worst": None}
     assert found["proposal_ms"]["median"] == 2.5
+    # One that has nothing left to evaluate has what it has at any later time.
+    found = summary([Run("ours", 0, (0.5, 1.0), (), (1.0, 1.0))], 50)["hv"]
+    assert [found[n]["worst"] for n in ("10", "50", "100")] == [1.0, 1.0, None]
 
 
 def test_all_of_a_table_is_all_of_its_hypervolume(table: Path) -> None:
@@ -114,13 +117,17 @@ def test_a_method_without_its_library_is_null(
             ["--methods", "cma"],
             f"--methods cma: no such method; legal are {', '.join((*METHODS, WITH_PRIOR, *UNSEEN))}",
         ),
+        (["--methods", ""], "--methods : no such method"),
+        (["--journal", "/nowhere/runs.jsonl"], "--journal /nowhere/runs.jsonl: No such file or directory; give a file"),
+        (["--journal", __file__], "line 1 is no run; give one that this bench has written, or a new name"),
+        (["--journal", "/bin/sh"], "--journal /bin/sh: no text; give one"),
         (["--seeds", "0"], "--seeds 0: legal is 1 or more"),
         (["--minimize", "params"], "two or more columns"),
         (["--error-from", "none"], "no column 'none'"),
     ],
 )
 def test_errors_are_one_line(table: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--table", str(table), "--error-from", "acc", "--budget", "3", *arguments]
+    given = ["--table", str(table), "--error-from", "acc", "--budget", "3", "--methods", "random", *arguments]
     assert main(given) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1

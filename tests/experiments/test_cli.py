@@ -18,7 +18,19 @@ from experiments.output import flatten, number, plain, print_json, print_rows
 from experiments.runs import find_run
 from search_spaces.errors import UserError
 
-VERBS = ["search", "resume", "status", "pareto", "pick", "export", "build", "calibrate", "predict", "teacher"]
+VERBS = [
+    "search",
+    "resume",
+    "status",
+    "pareto",
+    "pick",
+    "export",
+    "finalize",
+    "build",
+    "calibrate",
+    "predict",
+    "teacher",
+]
 HEAVY = [
     "torch",
     "ray",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas import plots
-from nas.plots import data, style
+from nas.plots import baselines, data, style
 from nas.plots.format import count, duration, error, milliseconds, words_text
 from nas.run_data import OBJECTIVES, Candidate, RunData, SpaceFacts, read_run
 from tests import synthetic_run
@@ -99,7 +99,7 @@ def test_latency_errors_are_those_of_the_unseen_u_nets(run: RunData) -> None:
     assert data.errors_pct(replace(run, device=None)) is None
 
 
-FIGURES = [name for name in plots.__all__ if name not in ("PAIRS", "front_pair")]
+FIGURES = [name for name in plots.__all__ if name not in ("FINISHED_MARKS", "PAIRS", "front_pair")]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -114,13 +114,23 @@ def test_every_figure_is_drawn_and_refuses_an_empty_run(run: RunData, name: str)
 
 
 def test_hover_shows_id_words_and_costs(run: RunData) -> None:
-    figure = plots.front_3d(run)
+    figure = plots.front_3d(replace(run, baselines=None))
     texts = [text for trace in figure.data if trace.text for text in trace.text]
     assert len(texts) == len(run.done)
     for c in run.done:
         (found,) = [text for text in texts if f" {c.candidate_id}<br>" in text]
         assert words_text(c.words) in found
         assert f"{count(c.num_params)} parameters" in found and milliseconds(c.latency_ms) in found
+
+
+def test_baselines_stand_where_their_predicted_latency_is_or_would_be(run: RunData) -> None:
+    """The synthetic machine is 3 % slower than predicted, so that scaling by the others takes just that off."""
+    points = {point.entry.name: point for point in baselines.finished_points(run.baselines)}
+    for name, words in synthetic_run.BY_HAND.items():
+        assert points[name].latency_ms == pytest.approx(synthetic_run.latency_ms(words))
+        assert points[name].is_scaled == (name == "slimmed")
+    by_hand = next(trace for trace in plots.front_pair(run, *plots.PAIRS[0]).data if trace.name == baselines.BY_HAND)
+    assert list(by_hand.y) == pytest.approx([synthetic_run.prior_of(w) / 2 for w in synthetic_run.BY_HAND.values()])
 
 
 def test_an_unknown_objective_is_refused(run: RunData) -> None:

@@ -68,8 +68,8 @@ def test_the_page_is_whole_offline_and_in_order(folder: Path) -> None:
     page = Page(html)
     assert page.fetched == []
     assert page.sections == [anchor for anchor, _, _ in SECTIONS]
-    assert len(page.figures) == len(set(page.figures)) == 12
-    assert page.images == 5 * 4
+    assert len(page.figures) == len(set(page.figures)) == 15
+    assert page.images == 2 * 5 * 4 + 2 * 4
     own = html.replace(get_plotlyjs(), "")
     assert "@import" not in own and "url(" not in own and "http" not in own
     assert 'class="missing"' not in own
@@ -95,6 +95,17 @@ def test_the_page_gives_the_profiles_verdict(folder: Path, p90: float, words: st
     path.write_text(json.dumps(json.loads(path.read_text()) | {"judgement": judgement}))
     html = render(read_run(folder))
     assert f"Verdict: {words}." in html and "Spearman &gt;= 0.95" in html
+
+
+def test_baselines_are_judged_on_the_page_and_a_damaged_file_is_named(folder: Path) -> None:
+    record = read_run(folder).baselines
+    html = render(read_run(folder))
+    for entry in record.baselines:
+        sentence = f"dominated by {entry.dominated_by[0]}" if entry.dominated_by else "not dominated by any"
+        assert f"{entry.name} is {sentence}" in html
+    path = folder / "baselines.json"
+    path.write_text(path.read_text().replace('"measured"', '"guessed"', 1))
+    assert "latency is not valid" in render(read_run(folder))
 
 
 def test_one_run_gives_one_page(folder: Path) -> None:
@@ -131,7 +142,7 @@ def test_text_of_a_run_cannot_break_the_page(folder: Path) -> None:
 def test_large_images_are_embedded_small(folder: Path) -> None:
     from PIL import Image
 
-    for path in folder.glob("images/*/*.png"):
+    for path in folder.glob("*/*/*.png"):
         Image.new("RGB", (1024, 512), "red").save(path)
     assert set(re.findall(r'<img [^>]*width="(\d+)" height="(\d+)"', render(read_run(folder)))) == {("256", "128")}
 

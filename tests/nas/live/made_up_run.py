@@ -92,6 +92,15 @@ class MadeUpRun:
         finish(self.study, number, record, COSTS)
         return record
 
+    def stop(self, number: int, planned: CandidateRecord) -> None:
+        """The driver stops it at a rung."""
+        from nas.search.study import finish
+
+        forecast = {"predicted_error": 0.5, "predicted_low": 0.4, "predicted_high": 0.6}
+        record = planned.model_copy(update={"outcome": "stopped", "reason": "dominated", **forecast, "seconds": 1.0})
+        self.store.append(record)
+        finish(self.study, number, record, COSTS)
+
     def evaluate(self, num: int) -> list[CandidateRecord]:
         """So many one after the other."""
         return [self.end(*self.propose()) for _ in range(num)]

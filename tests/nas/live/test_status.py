@@ -92,6 +92,22 @@ def test_a_run_in_every_state(tmp_path: Path) -> None:
             assert live.status().state == "running"
 
 
+def test_what_was_stopped_at_a_rung_is_done_with_and_not_measured(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.evaluate(6)
+    run.stop(*run.propose())
+    live = LiveRun(run.directory.path)
+    before = live.status()
+    assert before.proposals[0].state == "stopped" and before.proposals[0].measured is None
+    assert before.calibration is not None and before.calibration.num == sum(
+        each.predicted is not None and each.state == "done" for each in before.proposals
+    )
+    file, progress = ProgressFile(run.directory.progress), Progress(silent=True)
+    with run.directory.lock(), file.over(), progress.followed(file.follow), progress.phase("search", 12):
+        status = live.status()
+        assert status.phase is not None and (status.phase.done, status.phase.total) == (7, 12)
+
+
 def test_what_stopped_it_and_how_to_go_on(grown: MadeUpRun) -> None:
     status = LiveRun(grown.directory.path).status()
     assert (status.state, status.reason) == ("stopped", "the disk is full; free some")

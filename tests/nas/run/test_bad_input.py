@@ -12,7 +12,10 @@ import pytest
 
 from experiments.exits import run_app
 from nas.config import load_recipe
+from nas.progress import Progress
+from nas.run import resume
 from nas.run.directory import RunDirectory
+from nas.run.progress_file import read_progress
 from search_spaces.errors import UserError
 
 
@@ -132,3 +135,14 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_run_that_does_not_exist_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("resume", "status", "pareto"):
         assert "no folder with a config.yaml" in refused(capsys, verb, "no-such-run")
+
+
+def test_a_damaged_store_is_said_before_anything_else_is_done(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(load_recipe("experiments/recipes/quickstart.yaml", ["name=run"]))
+    directory.store.mkdir()
+    (directory.store / "candidates.jsonl").write_text("rubbish\n")
+    with pytest.raises(UserError, match=r"candidates\.jsonl: record 1 is damaged"):
+        resume(directory.path, None, Progress(silent=True))
+    assert not (directory.path / "provenance.json").exists()
+    assert read_progress(directory.progress).ended == "stopped"  # type: ignore[union-attr]

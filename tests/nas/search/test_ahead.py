@@ -6,15 +6,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
-from nas.search import CandidateStore, SweepSettings
+from nas.search import CandidateRecord, CandidateStore, SweepSettings
 from nas.search.ahead import Ahead, num_ahead
 from nas.search.pool import Pool
-from nas.search.sampler import UnseenSampler
+from nas.search.sampler import UnseenSampler, make_sampler
 from nas.search.searcher import SweepSearcher
-from nas.search.study import open_study
+from nas.search.study import open_study, replay
 
 _spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
 tiny = importlib.util.module_from_spec(_spec)
@@ -93,3 +94,40 @@ def test_a_sweep_with_proposals_ahead_repeats_and_leaves_nothing(tmp_path):
     again = {candidate for candidate, n in Counter(evaluated).items() if n > 1}
     assert len(set(evaluated)) == 30 and len(again) == len(evaluated) - 30 == searcher.deaths > 0
     assert Counter(t.state.name for t in study.trials) == {"COMPLETE": 30, "FAIL": len(again)}
+
+
+def searcher_of(folder, num_candidates):
+    """As `run_sweep` makes it, on the store and study that are there."""
+    costs, settings = tiny.costs(), SweepSettings(num_candidates=num_candidates, workers=2)
+    pool, store = Pool(tiny.SMALL, costs, settings), CandidateStore(folder / "store")
+    pool.take_all(np.array([record.vector for record in store.latest()], np.int64).reshape(-1, 3))
+    sampler = make_sampler("ehvi", tiny.SMALL, 0, pool, costs.known_objectives(pool.cost_bounds))
+    study = open_study(folder, costs, sampler)
+    sampler.queue.extend(replay(study, tiny.SMALL, store, costs))
+    return SweepSearcher(tiny.SMALL, costs, settings, store, pool, study, sampler, None, None)
+
+
+def test_no_candidate_is_lost_to_ctrl_c_while_it_is_evaluated(tmp_path):
+    interrupted = []
+    for _ in range(2):  # the second time before the first ones have come up again
+        searcher = searcher_of(tmp_path, 6)
+        assert searcher.suggest("a") and searcher.suggest("b")
+        interrupted.append({flight.record.candidate for flight in searcher.flights.values()})
+        searcher.interrupt()
+    assert interrupted[0] == interrupted[1]  # they come first
+    searcher, evaluated = searcher_of(tmp_path, 6), []
+    while (config := searcher.suggest("c")) != searcher.FINISHED:
+        record = CandidateRecord.model_validate_json(config["record"])
+        evaluated.append(record.candidate)
+        done = record.model_copy(update={"outcome": "done", "metrics": {"latent_error": 0.1}, "seconds": 0.01})
+        searcher.on_trial_complete("c", {"record": done.model_dump_json()})
+    assert set(evaluated[:2]) == interrupted[0] and len(set(evaluated)) == tiny.SMALL.num_candidates == 6
+
+
+def test_an_interrupted_candidate_is_proposed_again_where_nothing_asks_for_it_first(tmp_path):
+    searcher = searcher_of(tmp_path, 6)
+    assert searcher.suggest("a") and searcher.suggest("b")
+    searcher.interrupt()
+    searcher = searcher_of(tmp_path, 6)
+    searcher.sampler.queue.clear()
+    assert sum(searcher.suggest("c") != searcher.FINISHED and bool(searcher.flights.pop("c")) for _ in range(6)) == 6

@@ -93,11 +93,13 @@ def test_order_of_results_and_seed_decide_everything():
     first, study = drive(sampler(3), 14, ask_ahead=2)
     assert first == drive(sampler(3), 14, ask_ahead=2)[0]
     assert first != drive(sampler(4), 14, ask_ahead=2)[0]
-    # Another process that goes on with the same study proposes what this one would.
-    ours = sampler(3)
-    again = optuna.create_study(directions=["minimize"] * 3, sampler=ours)
-    again.add_trials(study.get_trials())
-    assert len(drive_on(again, 3)) == 3
+    # Other processes that go on with the same study agree, and repeat nothing.
+    further = []
+    for _ in range(2):
+        again = optuna.create_study(directions=["minimize"] * 3, sampler=sampler(3))
+        again.add_trials(study.get_trials())
+        further.append([tuple(int(i) for i in vector) for vector in drive_on(again, 3)])
+    assert further[0] == further[1] and len({*first, *further[0]}) == 17
 
 
 def drive_on(study, num):
@@ -408,3 +410,20 @@ def test_a_surrogate_takes_an_uncertain_value_for_what_it_is():
         certain.update(rows, features[rows], values, deviations)
         moved.append(abs(certain.predict(features).mean - before.mean).max())
     assert moved[0] > moved[1] > moved[2] > 0
+
+
+def test_what_is_like_failures_is_avoided():
+    """Two ninths of the space fail, at its promising end: each failure says something of its neighbours."""
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler(1))
+    failed = []
+    for _ in range(30):
+        trial = study.ask(distributions(SPACE))
+        vector = vector_of(SPACE, trial.params)
+        failed.append(bool(vector[0] == 2 and vector[3] >= 1))
+        study.tell(trial, **({"state": TrialState.FAIL} if failed[-1] else {"values": values_of(vector)}))
+    assert 0 < sum(failed) <= 6  # 11 without a model of what fails
+    reasons = [trial.user_attrs[PROPOSAL] for trial in study.trials]
+    first = failed.index(True) + 1
+    likely = [reason["feasible"] for reason in reasons[first:] if reason["phase"] == "improvement"]
+    assert not any("feasible" in reason for reason in reasons[:first])
+    assert len(likely) > 20 and all(0 < p < 1 for p in likely)

@@ -90,9 +90,10 @@ def test_replay_tells_adds_fails_and_names_what_was_interrupted(tmp_path):
     assert all(t.values == [0.25, *COSTS.matrix(np.array([record_vector(t)]))[0]] for t in complete)
     reasons = sorted(t.user_attrs["reason"] for t in study.get_trials(states=(TrialState.FAIL,)))
     assert reasons == ["RuntimeError", "interrupted", "interrupted", "interrupted", "latent_error is nan"]
-    # Once more changes nothing.
-    assert brought_up(study, tmp_path, records) == []
+    # Once more changes nothing: what was interrupted is named until it has been evaluated.
+    assert sorted(tuple(v) for v in brought_up(study, tmp_path, records)) == [VECTORS[3], VECTORS[4]]
     assert len(opened(tmp_path).trials) == 8
+    assert brought_up(study, tmp_path, [record(VECTORS[3]), record(VECTORS[4], "failed")]) == []
 
 
 def record_vector(trial):
@@ -112,6 +113,15 @@ def test_an_interrupted_candidate_that_was_done_otherwise_is_not_queued(tmp_path
     study = opened(tmp_path)
     asked(study, VECTORS[0], trial="first")
     assert brought_up(study, tmp_path, [record(VECTORS[0], trial="second")]) == []
+
+
+def test_what_was_deleted_from_the_store_is_evaluated_again(tmp_path):
+    study = opened(tmp_path)
+    for vector in VECTORS[:3]:
+        finish(study, asked(study, vector).number, record(vector, "failed" if vector == VECTORS[1] else "done"), COSTS)
+    study = opened(tmp_path)
+    again = brought_up(study, tmp_path, [record(VECTORS[0])])
+    assert [tuple(vector) for vector in again] == VECTORS[1:3] and len(study.trials) == 3
 
 
 def test_a_torn_line_and_a_stale_lock_are_removed(tmp_path):

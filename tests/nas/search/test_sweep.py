@@ -250,6 +250,9 @@ def test_more_workers_than_there_is_room_for(tmp_path):
         sweep(tmp_path / "run", tiny.evaluator(), cpus_per_trial=1.5)
     with pytest.raises(UserError, match=r"room for 0 workers .*search.gpus_per_trial 900"):
         sweep(tmp_path / "run", tiny.evaluator(), gpus_per_trial=900)
+    # Room for as many as there are candidates left is enough, and each has that share of the memory.
+    result, _ = sweep(tmp_path / "run", tiny.evaluator(), num=2, workers=1000)
+    assert (result.done, result.failed) == (2, 0)
 
 
 @pytest.mark.slow
