@@ -48,6 +48,7 @@ def test_sizes() -> None:
     sizes = {name: load_space(name).num_candidates for name in preset_names()}
     assert sizes["nanosd"] == 32_768 == 4**3 * 8**3
     assert sizes["toy"] == 24_576 == 4**3 * 8**2 * 6
+    assert sizes["nanosd-widths"] == 110_880 == 4 * 6 * 6 * 11 * 10 * 7
     assert sizes["bk-sdm"] == 256
     assert sizes["tinysd"] == 10_125 == 3**4 * 5**3
     joint = load_space("nanosd-joint")
