@@ -12,8 +12,8 @@ from nas.atomic import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nas.config import Fidelity as Sampler
     from nas.data.image_data import ImageData
+    from nas.recipe import Fidelity as Sampler
     from nas.teacher import Teacher
 
 NUM_COLUMNS = 6

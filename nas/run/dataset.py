@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.config import Data, Recipe
+from nas.recipe import Data, Recipe
 
 if TYPE_CHECKING:
     from nas.data import LatentDataset

@@ -15,7 +15,8 @@ from pydantic import Field
 from experiments.cli import app
 from experiments.exits import run_app
 from nas import recipe_hash as recipe_hashes
-from nas.config import Calibration, Recipe, Section, load_recipe, recipe_hash
+from nas.config import Recipe, load_recipe, recipe_hash
+from nas.recipe import Calibration, Section
 from nas.run.context import RunContext
 from nas.run.directory import RunDirectory
 from nas.search.store import CandidateRecord, CandidateStore

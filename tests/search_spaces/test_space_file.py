@@ -206,7 +206,9 @@ def test_unreadable_and_unknown_files(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
     with pytest.raises(UserError, match="give a YAML file in UTF-8"):
         load_space(str(tmp_path / "latin.yaml"))
-    with pytest.raises(UserError, match="legal are bk-sdm, nanosd, nanosd-joint, nanosd-widths, tinysd, toy or the path"):
+    with pytest.raises(
+        UserError, match="legal are bk-sdm, nanosd, nanosd-joint, nanosd-widths, tinysd, toy or the path"
+    ):
         load_space("nanosdd")
     with pytest.raises(UserError, match="unknown search space"):
         load_space(str(tmp_path))
