@@ -16,6 +16,12 @@ def baselines(
     front: Annotated[
         int, typer.Option("--front", min=0, help="Candidates of the front to finish besides picks and rivals.")
     ] = 3,
+    uniform_params: Annotated[
+        int | None,
+        typer.Option(
+            "--uniform-params", min=1, help="Parameters of the uniform-width layout; left out: those of the pick prime."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Set hand-made layouts (BK-SDM-Tiny, TinySD, uniform width) against the searched front, on the same footing."""
@@ -28,7 +34,7 @@ def baselines(
     from nas.report import write_report
     from nas.run.baselines import make_baselines
 
-    record = make_baselines(run_dir, front, Progress())
+    record = make_baselines(run_dir, front, Progress(), uniform_params)
     report = write_report(run_dir)
     if json:
         print_json({**as_json(record), "report": report})

@@ -1,6 +1,6 @@
 """Whether searched fronts dominate the hand-made baselines: one line a finished run, and all figures as JSON.
 
-    python -m experiments.bench.baselines RUN [RUN ...] [--front 3] [--out FILE]
+    python -m experiments.bench.baselines RUN [RUN ...] [--front 3] [--uniform-params N] [--out FILE]
 
 Runs of several seeds say whether an answer holds: `nanosd search --set seed=1 --name seed1` and so on. Baselines that
 a run lacks are made (`nanosd baselines`), which takes minutes a run; what is there is read back.
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--front", type=int, default=3, help="candidates of the front to finish besides")
+    parser.add_argument("--uniform-params", type=int, help="size of the uniform-width layout (that of the pick prime)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     given = parser.parse_args(arguments)
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for name in given.runs:
         folder = find_run(name)
-        record = make_baselines(folder, given.front, Progress())
+        record = make_baselines(folder, given.front, Progress(), given.uniform_params)
         run = RunContext.open(folder)
         rows.append(summary(folder.name, run.recipe.seed, len(run.store.objectives()[0]), record))
     print_rows(

@@ -32,6 +32,8 @@ class Layout:
     num_params: int
     num_macs: int
     predicted_ms: float | None
+    estimated_ms: float | None = None
+    """Where the profile does not predict it: as measured, on the profile's scale (nas.run.baseline_timing)."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,13 @@ class Chosen:
     rival_of: tuple[str, ...] = ()
 
 
-def make_layouts(run: RunContext, prime_params: int) -> list[Layout]:
-    """The three baselines of a run's teacher; the uniform-width one has about `prime_params` parameters."""
+def make_layouts(run: RunContext, uniform_params: int, size: str) -> list[Layout]:
+    """The three baselines of a run's teacher; the uniform-width one has about `uniform_params` parameters (`size`)."""
     from search_spaces.baselines import bk_sdm_tiny, nearest_uniform_width
 
     unet = run.teacher.unet
     pruned = bk_sdm_tiny(unet)
-    uniform, factor = nearest_uniform_width(unet, prime_params, lambda candidate: _costs(run, candidate))
+    uniform, factor = nearest_uniform_width(unet, uniform_params, lambda candidate: _costs(run, candidate))
     kept = "kept" if uniform.options["deep"] != "none" else "dropped"
     rule = "first layer of each encoder stage, first and last of each decoder stage, deepest stages dropped"
     return [
@@ -60,8 +62,7 @@ def make_layouts(run: RunContext, prime_params: int) -> list[Layout]:
             run,
             "uniform-width",
             uniform,
-            f"all layers of the teacher, {float(factor):.4g} as wide inside, deepest stages {kept}; "
-            "about the size of the prime pick",
+            f"all layers of the teacher, {float(factor):.4g} as wide inside, deepest stages {kept}; about {size}",
             by_blocks=True,
         ),
     ]
@@ -114,8 +115,8 @@ def choose_searched(
 ) -> list[Chosen]:
     """Picks, for each baseline its rival, and some of the front; by what the search knew, before anything is finished.
 
-    The rival is the most faithful evaluated candidate (raw) with no more parameters and predicted latency or, where the
-    profile does not predict the baseline's, MACs.
+    The rival is the most faithful evaluated candidate (raw) with no more parameters and latency: predicted, else
+    estimated, and where neither is known MACs.
     """
     from nas.picks import MAX_ERROR
 
@@ -126,9 +127,10 @@ def choose_searched(
     whys: dict[str, list[str]] = {}
     rivals: dict[str, list[str]] = {}
     for layout in layouts:
-        by_time = (layout.num_params, layout.predicted_ms, math.inf)
+        latency_ms = layout.estimated_ms if layout.predicted_ms is None else layout.predicted_ms
+        by_time = (layout.num_params, latency_ms, math.inf)
         by_macs = (layout.num_params, math.inf, layout.num_macs)
-        limit = np.array(by_macs if layout.predicted_ms is None else by_time, dtype=np.float64)
+        limit = np.array(by_macs if latency_ms is None else by_time, dtype=np.float64)
         own = ids.index(layout.candidate.id) if layout.candidate.id in ids else None
         row = strongest_rival(costs, values[:, 0], limit, own)
         if row is not None:

@@ -25,6 +25,7 @@ from nas.export.variant import content_key
 from nas.fidelity.errors import FidelityError
 from nas.progress import Progress
 from nas.run.baseline_layouts import Chosen, Layout, choose_searched, make_layouts, single_space
+from nas.run.baseline_timing import measure_settings, with_estimates
 from nas.run.context import RunContext
 from nas.run.finish import TEACHER, Finished, finish, finish_students, prompts, staged_teacher, variant_names
 from nas.run.phases import step_counter
@@ -41,13 +42,16 @@ AT_ONCE = 4
 IMAGES = "baselines"
 
 
-def make_baselines(run_dir: Path | str, num_front: int, progress: Progress) -> Baselines:
+def make_baselines(
+    run_dir: Path | str, num_front: int, progress: Progress, uniform_params: int | None = None
+) -> Baselines:
     """Make, train and measure the baselines of a finished run; see the module's text.
 
     Args:
         run_dir: a run that `nanosd search` finished.
         num_front: how many candidates of the front are finished besides picks and rivals.
         progress: gets the phases.
+        uniform_params: the size that the uniform-width layout comes near to; None: that of the pick `prime`.
 
     Raises:
         UserError: a run that is not finished, a teacher whose layouts cannot be made, or a folder that cannot be
@@ -61,17 +65,19 @@ def make_baselines(run_dir: Path | str, num_front: int, progress: Progress) -> B
         )
     run.directory.check_writable()
     with run.directory.lock():
-        return _make(run, num_front, progress)
+        return _make(run, num_front, uniform_params, progress)
 
 
-def _make(run: RunContext, num_front: int, progress: Progress) -> Baselines:
+def _make(run: RunContext, num_front: int, uniform_params: int | None, progress: Progress) -> Baselines:
     from nas.picks import load_picks
 
     picks = load_picks(run.directory.picks)
+    size = "the size of the prime pick" if uniform_params is None else f"{uniform_params:,} parameters"
     with progress.phase("layouts", 1) as phase:
-        layouts = make_layouts(run, picks["prime"].num_params)
-        chosen = choose_searched(run, picks, layouts, num_front)
-        phase.advance(1, baselines=len(layouts), searched=len(chosen))
+        layouts = make_layouts(run, uniform_params or picks["prime"].num_params, size)
+        phase.advance(1, baselines=len(layouts))
+    layouts = with_estimates(run, layouts, picks, _work(run), progress)
+    chosen = choose_searched(run, picks, layouts, num_front)
     key = _key(run, layouts, chosen)
     known = read_baselines(run.directory.path / BASELINES_FILE)
     if known is not None and known.key == key and (run.directory.path / IMAGES).is_dir():
@@ -179,21 +185,15 @@ def _trained_blocks(run: RunContext, layout: Layout, progress: Progress) -> dict
 
 def _measure(run: RunContext, finished: Mapping[str, Finished], progress: Progress) -> list[ClosingRow]:
     """All of them and the teacher, timed in turn."""
-    from latency_predictors.runners.base import MeasureSettings
     from nas.export.closing import ClosingSettings, measure_closing
 
-    calibration = run.recipe.calibration
-    settings = MeasureSettings(
-        warm_up=calibration.warm_up,
-        min_repeats=calibration.min_repeats,
-        max_seconds=min(3.0, calibration.max_seconds / 10),
-    )
+    threads = run.recipe.calibration.threads
     with progress.phase("measure") as phase:
         return measure_closing(
             staged_teacher(run),
             {name: item.student for name, item in finished.items()},
             _work(run) / "closing",
-            ClosingSettings(num_tokens=run.teacher.num_tokens, threads=calibration.threads, measure=settings),
+            ClosingSettings(num_tokens=run.teacher.num_tokens, threads=threads, measure=measure_settings(run)),
             variants={name: run.directory.variants / name for name in finished},
             on_progress=step_counter(phase),
         )
