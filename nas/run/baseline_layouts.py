@@ -115,15 +115,17 @@ def choose_searched(
 ) -> list[Chosen]:
     """Picks, for each baseline its rival, and some of the front; by what the search knew, before anything is finished.
 
-    The rival is the most faithful evaluated candidate (raw) with no more parameters and latency: predicted, else
-    estimated, and where neither is known MACs.
+    The rival is the most faithful evaluated candidate (raw) with no more parameters and latency, by the upper end of its
+    prediction's interval against the baseline's predicted, else estimated latency; where neither is known by MACs.
     """
     from nas.picks import MAX_ERROR
 
     rows, values = run.store.objectives()
     records = run.store.at(rows)
-    costs = np.array([(r.num_params, r.latency_ms, r.num_macs or 0) for r in records], dtype=np.float64)
     ids = [record.candidate for record in records]
+    vectors = np.stack([run.space.encode(Candidate.from_id(text, run.space.stages)) for text in ids])
+    costs = np.array([(r.num_params, 0.0, r.num_macs or 0) for r in records], dtype=np.float64)
+    costs[:, 1] = run.latency.predict(vectors).high_ms
     whys: dict[str, list[str]] = {}
     rivals: dict[str, list[str]] = {}
     for layout in layouts:

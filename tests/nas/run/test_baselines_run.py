@@ -44,6 +44,12 @@ def test_killed_baselines_end_as_uninterrupted_ones_and_are_not_made_twice(tmp_p
     assert tiny.candidate == whole_net.candidate == "RA-RA-RA-none-RARA-RARA-RARA" and tiny.num_params == 836_644
     assert (tiny.num_block_steps, tiny.num_output_steps) == (6, 4) == (6, whole_net.num_output_steps - 6)
     assert by_name["uniform-width"].num_params == pytest.approx(prime["prime"]["num_params"], rel=0.25)
+    timed = json.loads((whole / "work" / "baselines" / "layout_latency.json").read_text())["latency_ms"]
+    assert set(timed) <= {e.name for e in record.baselines if e.predicted_ms is None}
+    rival = by_name["uniform-width"].rival
+    if rival is not None and "uniform-width" in timed:
+        assert by_name[rival.searched].predicted_ms <= timed["uniform-width"]
+        assert by_name[rival.searched].num_params <= by_name["uniform-width"].num_params
     closing = {row["pick"]: row for row in json.loads((whole / "closing.json").read_text())["rows"]}
     picked = [e for e in record.searched if e.name in closing]
     assert picked, "the picks are among them"
@@ -53,6 +59,8 @@ def test_killed_baselines_end_as_uninterrupted_ones_and_are_not_made_twice(tmp_p
     assert "Against layouts made by hand" in (whole / "report.html").read_text()
 
     work = killed / "work" / "baselines"
+    work.mkdir(parents=True)  # one measurement for both: another may choose another rival
+    shutil.copy(whole / "work" / "baselines" / "layout_latency.json", work)
     for sign in ("uniform-width/distill.safetensors", "layouts-0/align.safetensors", "tinysd/align.safetensors"):
         kill_when(start("baselines", killed, "--front", "1"), (work / sign).exists, sign)
         assert not (killed / "baselines.json").exists()
@@ -62,3 +70,11 @@ def test_killed_baselines_end_as_uninterrupted_ones_and_are_not_made_twice(tmp_p
     written = (killed / "baselines.json").stat().st_mtime_ns
     said = json.loads(here("baselines", killed, "--front", "1", "--json")[0])
     assert said["key"] == again.key and (killed / "baselines.json").stat().st_mtime_ns == written
+    finish("baselines", killed, "--front", "0", "--uniform-params", "837000")
+    larger = read_baselines(killed / "baselines.json")
+    assert larger is not None and larger.key != again.key
+    sizes = {e.name: e.num_params for e in larger.baselines}
+    assert (
+        sizes["uniform-width"] == pytest.approx(837_000, rel=0.25)
+        and sizes["uniform-width"] > by_name["uniform-width"].num_params
+    )
