@@ -115,8 +115,8 @@ def choose_searched(
 ) -> list[Chosen]:
     """Picks, for each baseline its rival, and some of the front; by what the search knew, before anything is finished.
 
-    The rival is the most faithful evaluated candidate (raw) with no more parameters and latency, by the upper end of its
-    prediction's interval against the baseline's predicted, else estimated latency; where neither is known by MACs.
+    The rival is the most faithful evaluated candidate (raw) with no more parameters and latency: the upper end of its
+    prediction's interval against the baseline's predicted, else estimated latency; where neither is known, MACs.
     """
     from nas.picks import MAX_ERROR
 
