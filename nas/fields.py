@@ -60,7 +60,8 @@ def closest(key: str, model: type[BaseModel]) -> str:
     keys = [name for name, field in fields.items() if not section(field.annotation)]
     parent, _, last = key.rpartition(".")
     beside = [name for name in fields if name.rpartition(".")[0] == parent]
-    near = difflib.get_close_matches(key, list(fields), n=1, cutoff=0.75)
+    near = [name for name in fields if len(name) == len(key) and sum(map(str.__ne__, name, key)) == 1]
+    near = near or difflib.get_close_matches(key, list(fields), n=1, cutoff=0.75)
     if not near:  # the right name in the wrong section, as `num_candidates` for `search.num_candidates`
         near = [name for name in keys if name.rpartition(".")[2] == last]
     if not near:
